@@ -1,0 +1,180 @@
+"""LocalStore: objects as files below one directory."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from keynet_core._durable import PART, copy_durably, write_durably
+from keynet_core._errors import ObjectMissing, StoreError, StoreFull, StoreUnavailable
+from keynet_core._objects import ObjectInfo, to_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MISPLACED = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
+"""What a directory tree answers to a key it has no place for: below another object, above one, or too long."""
+
+
+class LocalStore:
+    """Objects as files below `root`; each put is fsynced, then renamed into place."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """
+        Open `file:///srv/store`, or a plain path.
+
+        Raises:
+            StoreError: The URL names a host, or no directory.
+
+        """
+        from urllib.parse import unquote, urlsplit
+
+        try:
+            parts = urlsplit(url)
+            path = Path(unquote(parts.path) if parts.scheme else url).expanduser()
+        except (ValueError, RuntimeError) as error:
+            raise StoreError(f"{url!r:.200} is no address of a local store: {error}") from error
+        if parts.scheme and parts.netloc not in {"", "localhost"}:
+            raise StoreError(f"{url!r:.200} names a host; a local store is file:///an/absolute/path")
+        if not url.strip() or (parts.scheme and not parts.path):
+            raise StoreError(f"{url!r} names no directory; a local store is file:///an/absolute/path")
+        return cls(path)
+
+    @property
+    def url(self) -> str:
+        """The store's address."""
+        return self.root.as_uri()
+
+    def put(self, key: str, data: bytes) -> ObjectInfo:
+        """Store bytes under a key."""
+        import hashlib
+
+        path = self._path(key)
+        with _translating(key, self.root):
+            write_durably(path, data)
+        return ObjectInfo(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def put_file(self, key: str, source: Path) -> ObjectInfo:
+        """
+        Store a file's bytes under a key.
+
+        Raises:
+            StoreError: There is no such file.
+
+        """
+        path = self._path(key)
+        if not source.is_file():
+            raise StoreError(f"there is no file {source} to store as {key}")
+        with _translating(key, self.root):
+            sha256 = copy_durably(source, path)
+            return ObjectInfo(size_bytes=path.stat().st_size, sha256=sha256)
+
+    def get(self, key: str, *, max_bytes: int) -> bytes:
+        """Return the bytes under a key."""
+        path = self._existing(key)
+        with _translating(key, self.root), path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise StoreError(f"{key} is larger than the {max_bytes} bytes asked for")
+        return data
+
+    def get_file(self, key: str, target: Path) -> ObjectInfo:
+        """Write the bytes under a key into a file."""
+        path = self._existing(key)
+        with _translating(key, target.parent):
+            sha256 = copy_durably(path, target)
+            return ObjectInfo(size_bytes=target.stat().st_size, sha256=sha256)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Return what is under a key, or None; the digest is computed from the bytes as they are now."""
+        import hashlib
+
+        try:
+            path = self._existing(key)
+            with _translating(key, self.root), path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                return ObjectInfo(size_bytes=size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        except ObjectMissing:
+            return None
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with `prefix`, sorted."""
+        folder = prefix.rpartition("/")[0]
+        start = self._path(folder) if folder or prefix.startswith("/") else self.root
+        with _translating(prefix, self.root):
+            keys = [path.relative_to(self.root).as_posix() for path in _objects_below(start)]
+        yield from sorted(key for key in keys if key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        """Remove what is under a key."""
+        try:
+            path = self._existing(key)
+            with _translating(key, self.root):
+                path.unlink()
+        except ObjectMissing:
+            return
+
+    def presign(self, key: str, *, expires_s: int) -> str:
+        """Return the file's own URL: a local file is guarded by its permissions, and does not expire."""
+        if expires_s <= 0:
+            raise StoreError(f"a URL for {key} cannot expire after {expires_s} seconds")
+        return self._existing(key).as_uri()
+
+    def _existing(self, key: str) -> Path:
+        path = self._path(key)
+        with _translating(key, self.root):
+            if path.is_file():
+                return path
+        raise ObjectMissing(f"{self.url} has no object {key}")
+
+    def _path(self, key: str) -> Path:
+        path = self.root / to_key(key)
+        if _is_part(path.name):
+            raise StoreError(f"{key} is how this store calls an object that is still being written")
+        try:
+            inside = path.resolve().is_relative_to(self.root.resolve())
+        except RuntimeError:  # a link that leads to itself
+            inside = False
+        if not inside:
+            raise StoreError(f"{key} leads out of {self.root} through a symbolic link")
+        return path
+
+
+@contextmanager
+def _translating(key: str, where: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissing(f"{where} has no object {key}") from error
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull(f"no room left in {where} for {key}", hint=f"df -h {where}") from error
+        if error.errno in _MISPLACED:
+            raise StoreError(f"{where} has no place for {key}: {error.strerror}") from error
+        raise StoreUnavailable(f"{where} cannot be used for {key}: {error.strerror}") from error
+
+
+def _objects_below(start: Path) -> Iterator[Path]:
+    if not start.is_dir():
+        return
+    for directory, _, names in os.walk(start, onerror=_fail):
+        paths = (Path(directory, name) for name in names if not _is_part(name))
+        yield from (path for path in paths if path.is_file() and not path.is_symlink())
+
+
+def _fail(error: OSError) -> None:
+    # Without it, a directory that cannot be read would be listed as empty.
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith(".") and name.endswith(PART)
