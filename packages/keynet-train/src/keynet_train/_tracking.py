@@ -1,0 +1,380 @@
+"""MLflow, as far as the way of a model needs it: reachable or not, experiment, run, logged model, version."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from keynet_core import Secret, create_once, make_private_directory
+from keynet_train._errors import ModuleNotStored, TrackingFailed, TrackingUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import mlflow
+    import torch
+
+    from keynet_core import Signature
+    from keynet_train._settings import TrainSettings
+
+ANSWER_TIMEOUT_S = "4"
+DIGEST_TAG = "keynet.digest"
+PACKAGE_TAG = "keynet.package"
+
+_PATIENCE = threading.Lock()
+"""Held while MLflow's time-outs are ours: they are the process's environment."""
+
+_defaulted: set[str] = set()
+"""Tracking URIs that were our default, so that another KEYNET_HOME in the same process is not mistaken for a choice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """An MLflow experiment: its id, its name, and where its artifacts go."""
+
+    id: str
+    name: str
+    artifact_root: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """An MLflow run that is active in this thread."""
+
+    id: str
+    experiment: Experiment
+    uri: str
+    """Where it is; the training function may have set another address meanwhile."""
+    outer_id: str | None = None
+    """The run it is nested in."""
+    git_commit: str | None = None
+
+
+def open_experiment(settings: TrainSettings, name: str) -> Experiment:
+    """
+    Make sure that MLflow answers, and return the experiment `name`, created when it is missing.
+
+    Without a tracking address, MLflow works on SQLite in the home; that address stays MLflow's default in this
+    process, so that code after the call finds the run it made.
+
+    Raises:
+        TrackingUnreachable: The tracking server does not answer within HEALTH_TIMEOUT_S seconds.
+        TrackingFailed: MLflow refuses the experiment, for example because it was deleted.
+    """
+    import mlflow
+
+    home = settings.state_directory
+    _choose_default(home)
+    uri = mlflow.get_tracking_uri()
+    with _translating(f"experiment {name!r}"), _answering(uri):
+        client = mlflow.MlflowClient()
+        location = _artifact_root(home) if _is_ours(uri, home) else None
+        found = client.get_experiment_by_name(name) or _create_experiment(client, name, location)
+    if found.lifecycle_stage != "active":
+        raise TrackingFailed(
+            f"experiment {name!r} was deleted in MLflow",
+            hint=f"mlflow experiments restore --experiment-id {found.experiment_id}",
+        )
+    return Experiment(id=found.experiment_id, name=name, artifact_root=found.artifact_location)
+
+
+def _create_experiment(client: mlflow.MlflowClient, name: str, location: str | None) -> mlflow.entities.Experiment:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_experiment(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name)  # another training created it just now
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """
+    Have MLflow wait seconds for its server, not minutes, and say so when it does not answer.
+
+    MLflow's own client makes the requests, so that certificates, proxies and credentials are as it reads them.
+    """
+    from mlflow.exceptions import MlflowException, RestException
+
+    parts = urlsplit(uri)
+    if parts.scheme not in {"http", "https"}:
+        yield
+        return
+    try:
+        with (
+            _PATIENCE,
+            _set_where_unset(MLFLOW_HTTP_REQUEST_TIMEOUT=ANSWER_TIMEOUT_S, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1"),
+        ):
+            yield
+    except RestException:
+        raise
+    except (MlflowException, OSError) as error:
+        bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        secret = parts.netloc.rpartition("@")[0]
+        told = str(error).replace(secret, Secret.MASK) if secret else str(error)
+        raise TrackingUnreachable(
+            f"the MLflow server at {bare} does not answer: {told[:300]}",
+            hint="start it, or unset MLFLOW_TRACKING_URI to work on .keynet/ in this directory",
+        ) from error
+
+
+@contextmanager
+def _set_where_unset(**variables: str) -> Iterator[None]:
+    """Set variables that the user has not, for the time of the block: MLflow takes these two no other way."""
+    fresh = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(fresh)
+    try:
+        yield
+    finally:
+        for name in fresh:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def active_run(experiment: Experiment, run_name: str | None) -> Iterator[Run]:
+    """Start a run, nested in the one that is active, and end it: FINISHED, or FAILED when the block raises."""
+    import mlflow
+
+    with ExitStack() as stack:
+        if mlflow.active_run() is None and os.environ.get("MLFLOW_RUN_ID"):
+            # `mlflow run` made this run for us; a run in another experiment can only be nested in it.
+            stack.enter_context(mlflow.start_run())
+        outer = mlflow.active_run()
+        started = mlflow.start_run(experiment_id=experiment.id, run_name=run_name, nested=outer is not None)
+        run = Run(
+            id=started.info.run_id,
+            experiment=experiment,
+            uri=mlflow.get_tracking_uri(),
+            outer_id=outer.info.run_id if outer else None,
+            git_commit=started.data.tags.get("mlflow.source.git.commit"),
+        )
+        try:
+            yield run
+        except BaseException:
+            _end(run, "FAILED")
+            raise
+        _end(run, "FINISHED")
+
+
+def reclaim(run: Run) -> None:
+    """Make `run` the active run again, whatever the training function started or ended."""
+    import mlflow
+
+    _return_to(run)
+    if not _close_inner(run):
+        mlflow.start_run(run_id=run.id, nested=run.outer_id is not None)
+
+
+def _end(run: Run, status: str) -> None:
+    import mlflow
+
+    _return_to(run)
+    if _close_inner(run):
+        mlflow.end_run(status)
+    else:
+        mlflow.MlflowClient().set_terminated(run.id, status)
+
+
+def _return_to(run: Run) -> None:
+    import mlflow
+
+    if mlflow.get_tracking_uri() != run.uri:
+        mlflow.set_tracking_uri(run.uri)
+
+
+def _close_inner(run: Run) -> bool:
+    """End the runs that were started inside `run` and left open; return whether `run` itself is still active."""
+    import mlflow
+
+    while (active := mlflow.active_run()) is not None and active.info.run_id not in {run.id, run.outer_id}:
+        mlflow.end_run()
+    return active is not None and active.info.run_id == run.id
+
+
+@contextmanager
+def recording_lightning() -> Iterator[None]:
+    """
+    Have MLflow record what PyTorch Lightning logs in the block; a user's own `mlflow.pytorch.autolog(...)` stays.
+
+    The model is not left to autologging: it only knows Lightning's trainers, and would store it once per fit.
+    """
+    import mlflow.pytorch
+    from mlflow.utils.autologging_utils import autologging_is_disabled
+
+    if not autologging_is_disabled("pytorch"):
+        yield
+        return
+    mlflow.pytorch.autolog(log_models=False, checkpoint=False, silent=True)
+    try:
+        yield
+    finally:
+        mlflow.pytorch.autolog(disable=True, silent=True)
+
+
+def log_params(run: Run, params: Mapping[str, object]) -> None:
+    """Record parameters; one the user recorded under the same name keeps the user's value."""
+    import mlflow
+    from mlflow.entities import Param
+
+    client = mlflow.MlflowClient()
+    with _translating(f"parameters of run {run.id}"):
+        taken = client.get_run(run.id).data.params
+        client.log_batch(run.id, params=[Param(key, str(value)) for key, value in params.items() if key not in taken])
+
+
+def log_pytorch_model(run: Run, model: torch.nn.Module, name: str, signature: Signature | None) -> str:
+    """
+    Store the module itself in MLflow and return its id there; MLflow writes it with cloudpickle.
+
+    Raises:
+        ModuleNotStored: The module holds something that cannot be pickled, such as a lock or an open file.
+    """
+    import mlflow.pytorch
+
+    with _translating(f"model {name!r} of run {run.id}"):
+        try:
+            info = mlflow.pytorch.log_model(
+                model,
+                name=name,
+                signature=to_mlflow_signature(signature) if signature else None,
+                pip_requirements=_requirements(),
+                serialization_format="pickle",
+            )
+        except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
+            raise ModuleNotStored(f"the PyTorch module of {name!r} cannot be pickled: {error}") from error
+    return str(info.model_id)
+
+
+def log_external_model(run: Run, name: str, kind: str) -> str:
+    """Record in MLflow that a model exists whose files are elsewhere, in the package store; return its id there."""
+    import mlflow
+
+    with _translating(f"model {name!r} of run {run.id}"):
+        found = mlflow.create_external_model(
+            name=name, source_run_id=run.id, experiment_id=run.experiment.id, model_type=kind
+        )
+    return str(found.model_id)
+
+
+def register(run: Run, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+    """Register a logged model as the next version of `name`, and return the version's number."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient()
+    with _translating(f"registered model {name!r}"):
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = client.create_model_version(
+            name, source=f"models:/{model_id}", run_id=run.id, tags=dict(tags), model_id=model_id
+        )
+        client.set_logged_model_tags(model_id, dict(tags))
+    return str(version.version)
+
+
+def log_files(run: Run, directory: Path, folder: str) -> None:
+    """Record the files of a directory as artifacts of the run."""
+    import mlflow
+
+    with _translating(f"artifacts in {folder!r} of run {run.id}"):
+        mlflow.MlflowClient().log_artifacts(run.id, str(directory), folder)
+
+
+def log_text(run: Run, path: str, text: str) -> None:
+    """Record a small text as an artifact of the run."""
+    import mlflow
+
+    with _translating(f"artifact {path!r} of run {run.id}"):
+        mlflow.MlflowClient().log_text(run.id, text, path)
+
+
+def set_tags(run: Run, tags: Mapping[str, str]) -> None:
+    """Set tags on the run."""
+    import mlflow
+    from mlflow.entities import RunTag
+
+    with _translating(f"tags of run {run.id}"):
+        mlflow.MlflowClient().log_batch(run.id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def to_mlflow_signature(signature: Signature) -> mlflow.models.ModelSignature:
+    """Return the signature in MLflow's form: numpy types, -1 for an axis that may vary."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def to_schema(specs: tuple[Any, ...]) -> Schema:
+        # MLflow's types are numpy's own; bfloat16 is not among them, and is read as float32.
+        named = {"bfloat16": "float32"}
+        return Schema([TensorSpec(np.dtype(named.get(s.dtype.mlflow, s.dtype.mlflow)), s.sizes, s.name) for s in specs])
+
+    return ModelSignature(inputs=to_schema(signature.inputs), outputs=to_schema(signature.outputs))
+
+
+def _choose_default(home: Path) -> None:
+    import mlflow
+    from mlflow.tracking import is_tracking_uri_set
+
+    if not is_tracking_uri_set() or _is_ours(mlflow.get_tracking_uri(), home):
+        make_private_directory(home)
+        prepare_database(home)
+        _defaulted.add(_default_uri(home))
+        mlflow.set_tracking_uri(_default_uri(home))
+
+
+def _default_uri(home: Path) -> str:
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def _is_ours(uri: str, home: Path) -> bool:
+    # MLflow hands an address on to child processes through the environment: the home's own is no one's choice.
+    return uri in _defaulted or uri == _default_uri(home)
+
+
+def prepare_database(home: Path) -> None:
+    """
+    Create MLflow's database in the home, once: whole, or not at all.
+
+    MLflow creates its tables in many steps and without a lock; two first runs at once, or one that is killed, would
+    leave a file that no later run can open.
+    """
+
+    def make(path: Path) -> None:
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        SqlAlchemyStore(f"sqlite:///{path}", _artifact_root(home)).engine.dispose()
+
+    create_once(home / "mlflow.db", home / "run" / "mlflow.lock", make, timeout_s=60.0)
+
+
+def _artifact_root(home: Path) -> str:
+    return (home / "mlartifacts").as_uri()
+
+
+def _requirements() -> list[str]:
+    """Return what loading the model takes, without asking pip: MLflow's own inference imports torch once more."""
+    import mlflow
+    import torch
+
+    return [f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.partition('+')[0]}", "cloudpickle"]
+
+
+@contextmanager
+def _translating(what: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise TrackingFailed(f"MLflow did not take {what}: {error}") from error
