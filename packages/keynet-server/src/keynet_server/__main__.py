@@ -1,0 +1,16 @@
+"""Run the server process: `python -m keynet_server HOST PORT [TRACKING_URL]`; `keynet up` does."""
+
+from __future__ import annotations
+
+import sys
+
+from keynet_core import KeynetError
+from keynet_server._serve import main
+
+try:
+    main(sys.argv[1:])
+except KeynetError as error:
+    from keynet_server._output import exit_code_of, print_error
+
+    print_error(error, as_json=False)
+    sys.exit(exit_code_of(error))
