@@ -1,0 +1,107 @@
+"""What a function's process reads from its environment, when TritonPlugin and Storage are constructed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from keynet_core import CoreSettings, SettingsInvalid, read_endpoints, setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+SCHEMES = ("http", "https", "grpc", "grpcs", "file")
+
+
+def to_triton_url(text: str) -> str:
+    """
+    Read the address of a model server; one without a scheme is http.
+
+    Raises:
+        SettingsInvalid: The scheme is none that is spoken, or a host is missing where it is needed.
+
+    """
+    url = text if "://" in text else f"http://{text}"
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise SettingsInvalid(f"{text!r} is no address of a model server; known are {known}")
+    if parts.username or parts.password:
+        raise SettingsInvalid(f"the address of {parts.hostname} carries a password")
+    if parts.scheme == "file" and (parts.netloc not in {"", "localhost"} or not parts.path.strip("/")):
+        raise SettingsInvalid(f"{text!r} names no directory; write file:///an/absolute/path")
+    if parts.scheme != "file" and (not parts.hostname or not _has_port(url)):
+        raise SettingsInvalid(f"{text!r} names no host and port")
+    return url.rstrip("/")
+
+
+def _has_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TritonSettings(CoreSettings):
+    """What `TritonPlugin` reads."""
+
+    triton_url: str | None = setting(
+        "TRITON_URL", "The model server: http, https, grpc, grpcs, or file for in process.", parse=to_triton_url
+    )
+    """Default: what `keynet up` runs on the same home, else `http://127.0.0.1:8000`."""
+
+    model_name: str | None = setting("MODEL_NAME", "The model a function asks when the call does not name one.")
+
+    @property
+    def server(self) -> str:
+        """The address to ask."""
+        if self.triton_url:
+            return to_triton_url(self.triton_url)
+        running = read_endpoints(self.state_directory)
+        return to_triton_url(running.serving) if running else DEFAULT_URL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSettings(CoreSettings):
+    """What `Storage` reads."""
+
+    bucket: str | None = setting("AWS_BUCKET_NAME", "The S3 bucket a function's files are in.")
+
+    @property
+    def store_url(self) -> str:
+        """The store: the bucket, else a directory of its own, apart from the packages."""
+        return f"s3://{self.bucket}" if self.bucket else (self.state_directory / "storage").as_uri()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """
+    How often a model server that cannot be reached is tried again; `Retry(attempts=1)` never tries again.
+
+    Inference keeps nothing on the server, so a request is sent again when no connection came about, or the connection
+    broke before any answer. An answer is final, also one that says "unavailable" or breaks off, and so is a time-out.
+    gRPC does not tell a connection that broke from an answer, so that only one that did not come about is tried again.
+    """
+
+    attempts: int = 3
+    """Tries in all."""
+
+    first_delay_s: float = 0.1
+    """The wait before the second try; each further one is twice as long."""
+
+    max_delay_s: float = 2.0
+    """The longest wait."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.first_delay_s < 0 or self.max_delay_s < 0:
+            raise SettingsInvalid(f"{self} cannot be used: at least one attempt, and no negative wait")
+
+    def delays(self) -> Iterator[float]:
+        """Yield the wait before each further try, between half and the whole of what is due."""
+        for number in range(self.attempts - 1):
+            due = min(self.max_delay_s, self.first_delay_s * 2**number)
+            yield due * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients in time, hides nothing
