@@ -237,7 +237,7 @@ def serving(tmp_path_factory):
         yield Serving(root=root, url=f"http://{json.loads(ready.read_text())['http']}", process=process)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def eventually(holds: Callable[[], Any], timeout_s: float = 20.0) -> Any:

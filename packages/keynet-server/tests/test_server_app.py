@@ -37,14 +37,14 @@ def port(services):
         thread.start()
         yield listener.getsockname()[1]
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 
 @pytest.fixture
 def ask(port):
     def ask(method, path, body=None, headers=None):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         try:
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
@@ -155,7 +155,7 @@ def test_a_body_that_does_not_say_how_large_it_is_is_refused_while_reading(port)
     def chunk(data):
         return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         head = f"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: {CONTENT_TYPE}\r\n"
         head += f"Authorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.sendall(head.encode())

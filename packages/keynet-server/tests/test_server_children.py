@@ -81,7 +81,7 @@ def test_a_killed_guardian_takes_its_child_along(program, eventually):
     eventually(lambda: not is_running(served))
     os.kill(grandchild, signal.SIGKILL)
     child.let_go()
-    child.wait(5)
+    child.wait(60)
 
 
 def test_children_do_not_outlive_a_parent_that_is_killed(program, eventually, tmp_path):
@@ -109,7 +109,7 @@ def test_a_child_that_ends_is_told_with_the_end_of_its_log(program):
     with pytest.raises(ChildFailed, match=r"status 7(.|\n)*the reason"):
         child.wait_until_ready(lambda: True)
     child.let_go()
-    child.wait(5)
+    child.wait(60)
 
 
 def test_a_child_that_is_not_ready_in_time_is_told(program):
@@ -117,7 +117,7 @@ def test_a_child_that_is_not_ready_in_time_is_told(program):
     with pytest.raises(ChildFailed, match="not ready after"):
         child.wait_until_ready(lambda: True)
     child.let_go()
-    child.wait(10)
+    child.wait(60)
 
 
 def test_a_child_that_ends_is_started_again_and_said_so(program, eventually):
@@ -177,7 +177,7 @@ def test_an_answer_of_somebody_else_is_not_readiness(program, eventually):
         late.wait_until_ready(lambda: True)
     for child in (first, late):
         child.let_go()
-        child.wait(10)
+        child.wait(60)
 
 
 def test_who_listens_is_known_by_descent_or_not_at_all():

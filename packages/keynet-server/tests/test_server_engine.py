@@ -104,7 +104,7 @@ def answering(reply):
                 with connection:
                     connection.recv(65536)
                     if reply is None:
-                        stop.wait(5)
+                        stop.wait(60)
                     else:
                         connection.sendall(reply)
 
@@ -113,7 +113,7 @@ def answering(reply):
         yield KServeEngine(url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.3, load_timeout_s=0.3)
         stop.set()
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(60)
 
 
 def http(status, body, headers=b""):

@@ -117,7 +117,7 @@ def test_what_was_published_while_nothing_ran_is_served(up, eventually):
     body = {"inputs": [{"name": "input_0", "datatype": "FP32", "shape": [1, 3], "data": [1.0, 2.0, 3.0]}]}
     url = f"{up.told['serving']}/v2/models/waited/versions/{live['served_version']}/infer"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(url, json.dumps(body).encode()), timeout=10) as answer:
+    with opener.open(urllib.request.Request(url, json.dumps(body).encode()), timeout=60) as answer:
         assert json.load(answer)["outputs"][0]["data"] == [2.0, 4.0, 6.0]
 
 
@@ -160,7 +160,7 @@ def control(up, name, verb):
     """Tell the model server to load or unload, behind the journal's back."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     url = f"{up.told['serving']}/v2/repository/models/{name}/{verb}"
-    opener.open(urllib.request.Request(url, b"{}"), timeout=10).close()
+    opener.open(urllib.request.Request(url, b"{}"), timeout=60).close()
 
 
 def served_findings(up):
@@ -245,7 +245,7 @@ def test_mlflow_refuses_hosts_that_are_not_ours(up):
     request.add_header("Host", "evil.example")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with pytest.raises(urllib.error.HTTPError) as raised:
-        opener.open(request, timeout=10)
+        opener.open(request, timeout=60)
     assert raised.value.code == 403
     raised.value.close()
 

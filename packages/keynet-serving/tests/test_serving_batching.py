@@ -165,7 +165,7 @@ def test_unloading_answers_what_is_queued(models, server):
         while not served.batcher._queue:
             assert not future.done()
         server.unload("m")
-        np.testing.assert_array_equal(future.result(timeout=10)["y"], rows(1) * 2)
+        np.testing.assert_array_equal(future.result(timeout=60)["y"], rows(1) * 2)
 
 
 def work(seed=0, count=1, width=2):
@@ -183,7 +183,7 @@ class Gate:
     def __call__(self, works):
         self.batches.append([each.rows for each in works])
         self.entered.set()
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         return [[each.feeds["x"]] for each in works]
 
 
@@ -198,7 +198,7 @@ def test_requests_that_find_the_session_busy_are_merged_without_any_delay(gate):
     batcher = Batcher(gate, BatchPolicy(max_rows=4))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(batcher.run, work())
-        assert gate.entered.wait(10)
+        assert gate.entered.wait(60)
         rest = [batcher.submit(work(seed)) for seed in range(6)]
         batcher.drain()
         gate.open.set()
@@ -224,7 +224,7 @@ def test_a_full_queue_refuses(gate):
     batcher = Batcher(gate, BatchPolicy(max_rows=4, max_queue=1))
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(batcher.run, work())
-        assert gate.entered.wait(10)
+        assert gate.entered.wait(60)
         waiting = batcher.submit(work())
         with pytest.raises(ServerBusy, match="Exceeds maximum queue size"):
             batcher.submit(work())

@@ -29,7 +29,7 @@ def run(tmp_path, repository):
     for process in started:
         if process.poll() is None:
             process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 ANY_PORT = ("--http-port", "0", "--grpc-port", "0")
@@ -39,7 +39,7 @@ def ready_line(process):
     for line in process.stderr:
         if line.startswith("READY "):
             return dict(part.split("=") for part in line.split()[1:])
-    raise AssertionError(f"it ended without being ready: {process.wait(5)}")
+    raise AssertionError(f"it ended without being ready: {process.wait(60)}")
 
 
 def test_it_serves_says_where_and_ends_on_sigterm(models, run, tmp_path):
@@ -62,28 +62,28 @@ def test_it_serves_says_where_and_ends_on_sigterm(models, run, tmp_path):
             client.close()
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(5) == 0
-    assert time.monotonic() - begun < 2
+    assert process.wait(30) == 0
+    assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_in_time_while_a_model_runs(models, run, number):
-    models.slow("m", 3000)
+    models.slow("m", 60_000)  # most of a minute
     process = run(*ANY_PORT, "--load-model", "m")
     told = ready_line(process)
     host, port = told["http"].split(":")
     body = json.dumps({"inputs": [{"name": "x", "shape": [4, 128, 128], "datatype": "FP32", "data": [0] * 65536}]})
-    asking = socket.create_connection((host, int(port)), timeout=10)
+    asking = socket.create_connection((host, int(port)), timeout=60)
     head = f"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     asking.sendall((head + body).encode())
     pending = pending_of(host, port)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while pending() != 1:
         assert time.monotonic() < deadline
     begun = time.monotonic()
     process.send_signal(number)
-    assert process.wait(5) == 0
-    assert time.monotonic() - begun < 2
+    assert process.wait(30) == 0
+    assert time.monotonic() - begun < 15
     asking.close()
 
 

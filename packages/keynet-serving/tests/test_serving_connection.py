@@ -120,7 +120,7 @@ def test_more_requests_than_a_page_holds_are_all_answered(engine):
         sender.start()
         answers = Answers(connection)
         assert [answers.next()[0] for _ in range(count)] == [200] * count
-        sender.join(5)
+        sender.join(60)
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
@@ -357,12 +357,12 @@ def test_a_client_that_keeps_sending_a_little_is_refused_all_the_same(engine):
         connection.sendall(ASK)
         connection.settimeout(0.05)
         received = b""
-        while not received and time.monotonic() - begun < 5:
+        while not received and time.monotonic() - begun < 60:
             connection.sendall(b"X: 1\r\n")
             with contextlib.suppress(TimeoutError):
                 received = connection.recv(1000)
     assert received.startswith(b"HTTP/1.1 408 ")
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("head", [b"Content-Length: 100000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nffff\r\n"])
@@ -372,7 +372,7 @@ def test_a_body_that_drips_is_refused(engine, head):
         connection.sendall(ASK + head)
         connection.settimeout(0.05)
         received = b""
-        while not received and time.monotonic() - begun < 5:
+        while not received and time.monotonic() - begun < 60:
             connection.sendall(b"x")
             with contextlib.suppress(TimeoutError):
                 received = connection.recv(1000)
@@ -416,7 +416,7 @@ def test_a_client_that_takes_its_answers_slowly_gets_them_all(models, serve):
             assert end, f"the connection ended after {taken} bytes"
             taken += len(end)
             threading.Event().wait(0.01)
-        sender.join(5)
+        sender.join(60)
     assert taken > 12_000_000
     assert time.monotonic() - begun > 0.8
 

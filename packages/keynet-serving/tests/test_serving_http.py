@@ -110,7 +110,7 @@ def test_a_body_over_the_limit_is_refused(engine, size):
 
 def raw(engine, *parts):
     host, port = engine.http.split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         for part in parts:
             connection.sendall(part)
         answer = b""
@@ -154,7 +154,7 @@ def test_a_body_that_stops_arriving_is_refused(engine, sent):
 def test_a_client_that_hangs_up_leaves_the_server_as_it_was(engine):
     host, port = engine.http.split(":")
     for head in (b"Content-Length: 100000\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"):
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n".encode() + head)
     assert engine.request("POST", INFER, tensor())[0] == 200
 

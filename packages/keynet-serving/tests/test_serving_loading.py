@@ -349,7 +349,7 @@ def test_a_client_that_asks_all_the_time_never_sees_a_reload(models, serve):
         assert engine.request("POST", "/v2/repository/models/m/load")[0] == 200
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert errors == []
     assert seen == {2.0, 3.0}
 

@@ -125,7 +125,7 @@ def test_typed_contents_carry_every_type(engine):
             message = service_pb2.ModelInferRequest(model_name=dtype.name.lower())
             given = message.inputs.add(name="x", datatype=dtype.kserve, shape=[1, 3])
             getattr(given.contents, field).extend(values)
-            raw = stub.ModelInfer(message, timeout=10).raw_output_contents[0]
+            raw = stub.ModelInfer(message, timeout=60).raw_output_contents[0]
             assert raw == (
                 b"\1\0\0\0a\2\0\0\0\xc3\xa4\0\0\0\0" if dtype is DataType.STRING else sample(dtype).tobytes()
             )
@@ -153,7 +153,7 @@ def test_typed_contents_of_another_type_are_refused(engine, field, values, dtype
     given = message.inputs.add(name="x", datatype=dtype, shape=[1, 3])
     getattr(given.contents, field).extend(values)
     with grpc.insecure_channel(engine.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
-        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=10)
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=60)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert text in caught.value.details()
 
