@@ -32,6 +32,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from onnx_models import to_session, write_conv, write_mlp
+from stand_ins import EMPTY, FLOOR, FLOOR_RUN, stand_in, stand_ins
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -39,9 +42,6 @@ Array = npt.NDArray[Any]
 BUDGETS = {("mlp", "HTTP"): 45.0, ("conv", "HTTP"): 2.5, ("mlp", "in process, infer()"): 3.0}
 CLIENTS = 8
 IN_PROCESS = "in process, session.run"
-EMPTY = "HTTP, empty application on uvicorn"
-FLOOR = "HTTP, fastest conceivable server"
-FLOOR_RUN = "HTTP, fastest conceivable server with session.run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds: seconds, not a minute")
     parser.add_argument("--json", type=Path, help="write the numbers here as well")
-    parser.add_argument("--stand-in", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--check", action="store_true", help="exit 1 when a ratio is over its budget")
     arguments = parser.parse_args()
-    if arguments.stand_in is not None:
-        run_stand_in(*arguments.stand_in)
-        return
     rounds, calls, seconds = (4, 300, 1.0) if arguments.quick else (9, 1500, 4.0)
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "models"
@@ -138,15 +134,6 @@ def timed(ask: Callable[[], object], calls: int) -> Array:
 def in_process(repository: Path, model: str, name: str, sample: Array) -> Callable[[], object]:
     session = to_session(repository / model / "1" / "model.onnx")
     return lambda: session.run(None, {name: sample})
-
-
-def to_session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @contextlib.contextmanager
@@ -233,103 +220,6 @@ def is_complete(answer: bytes) -> bool:
     return len(body) >= int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
 
 
-def stand_ins(repository: Path) -> dict[str, tuple[str, ...]]:
-    """Return what is asked in place of a model server, each a process of this file."""
-    return {
-        EMPTY: ("empty",),
-        FLOOR: ("floor",),
-        **{
-            f"{FLOOR_RUN} {model}": ("floor", str(repository / model / "1" / "model.onnx"), *map(str, shape))
-            for model, shape in {"mlp": (1, 16), "conv": (1, 3, 224, 224)}.items()
-        },
-    }
-
-
-def run_stand_in(port: str, kind: str, *model: str) -> None:
-    if kind == "empty":
-        run_empty_server(int(port))
-    else:
-        run_floor_server(int(port), *model)
-
-
-def made_up_answer() -> tuple[bytes, int]:
-    """Return a body as tritonclient takes it, and the length of its JSON."""
-    output = {"name": "output_0", "datatype": "FP32", "shape": [1, 10], "parameters": {"binary_data_size": 40}}
-    head = json.dumps({"model_name": "none", "model_version": "1", "outputs": [output]}).encode()
-    return head + bytes(40), len(head)
-
-
-def run_empty_server(port: int) -> None:
-    import uvicorn
-
-    body, length = made_up_answer()
-    headers = [(b"content-length", b"%d" % len(body)), (b"inference-header-content-length", b"%d" % length)]
-
-    async def app(_: Any, receive: Any, send: Any) -> None:
-        while (await receive()).get("more_body", False):
-            pass
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    uvicorn.run(app, port=port, log_level="error", lifespan="off", server_header=False, date_header=False)
-
-
-def run_floor_server(port: int, path: str = "", *shape: str) -> None:
-    """Answer every request with the same bytes, one connection after the other, behind a run where there is a model."""
-    body, length = made_up_answer()
-    lengths = f"Content-Length: {len(body)}\r\nInference-Header-Content-Length: {length}\r\n"
-    answer = f"HTTP/1.1 200 OK\r\n{lengths}\r\n".encode() + body
-    session = to_session(Path(path)) if path else None
-    sizes = tuple(map(int, shape))
-    page = bytearray(1 << 20)
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        while True:
-            connection, _ = listener.accept()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with connection:
-                while size := receive(connection, page):
-                    if session is not None:
-                        data = np.frombuffer(memoryview(page)[:size], np.uint8)[-4 * int(np.prod(sizes)) :]
-                        session.run(None, {"input_0": data.view(np.float32).reshape(sizes)})
-                    connection.sendall(answer)
-
-
-def receive(connection: socket.socket, page: bytearray) -> int:
-    """Read one request and return its size, or 0 at the end."""
-    view = memoryview(page)
-    filled = connection.recv_into(view)
-    if not filled:
-        return 0
-    end = page.find(b"\r\n\r\n") + 4
-    told = bytes(view[:end]).lower().partition(b"\r\ncontent-length: ")[2]
-    size = end + int(told.partition(b"\r\n")[0])
-    while filled < size:
-        filled += connection.recv_into(view[filled:])
-    return size
-
-
-@contextlib.contextmanager
-def stand_in(kind: str, *model: str) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    process = subprocess.Popen([sys.executable, __file__, "--stand-in", str(port), kind, *model])
-    try:
-        deadline = time.monotonic() + 30
-        while not is_listening(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the server {kind!r} did not start")
-            time.sleep(0.02)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @contextlib.contextmanager
 def serving(repository: Path) -> Iterator[dict[str, str]]:
     ready = repository.parent / "ready.json"
@@ -346,70 +236,6 @@ def serving(repository: Path) -> Iterator[dict[str, str]]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=10)
-
-
-def write_mlp(repository: Path) -> tuple[str, Array]:
-    from onnx import TensorProto, helper
-
-    generator = np.random.default_rng(0)
-    weights, nodes, at = [], [], "input_0"
-    for number, shape in enumerate([(16, 64), (64, 64), (64, 10)]):
-        values = generator.normal(size=shape).astype(np.float32)
-        weights.append(helper.make_tensor(f"w{number}", TensorProto.FLOAT, shape, values.ravel()))
-        nodes.append(helper.make_node("MatMul", [at, f"w{number}"], [f"m{number}"]))
-        at = f"m{number}" if number == 2 else f"r{number}"
-        if number < 2:
-            nodes.append(helper.make_node("Relu", [f"m{number}"], [at]))
-    nodes[-1].output[0] = "output_0"
-    write_model(repository, "mlp", nodes, weights, ["batch", 16], ["batch", 10], "dims: [16]", "dims: [10]")
-    return "input_0", generator.normal(size=(1, 16)).astype(np.float32)
-
-
-def write_conv(repository: Path) -> tuple[str, Array]:
-    from onnx import TensorProto, helper
-
-    generator = np.random.default_rng(0)
-    weights, nodes, at = [], [], "input_0"
-    for number, (outs, ins) in enumerate([(16, 3), (16, 16), (32, 16)]):
-        values = generator.normal(size=(outs, ins, 3, 3)).astype(np.float32)
-        weights.append(helper.make_tensor(f"w{number}", TensorProto.FLOAT, values.shape, values.ravel()))
-        nodes.append(helper.make_node("Conv", [at, f"w{number}"], [f"c{number}"], strides=[2, 2], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"]))
-        at = f"r{number}"
-    nodes.append(helper.make_node("GlobalAveragePool", [at], ["output_0"]))
-    shape_in, shape_out = ["batch", 3, 224, 224], ["batch", 32, 1, 1]
-    write_model(repository, "conv", nodes, weights, shape_in, shape_out, "dims: [3, 224, 224]", "dims: [32, 1, 1]")
-    return "input_0", generator.normal(size=(1, 3, 224, 224)).astype(np.float32)
-
-
-def write_model(
-    repository: Path,
-    name: str,
-    nodes: list[Any],
-    weights: list[Any],
-    shape_in: list[Any],
-    shape_out: list[Any],
-    *dims: str,
-) -> None:
-    from onnx import TensorProto, helper
-
-    graph = helper.make_graph(
-        nodes,
-        name,
-        [helper.make_tensor_value_info("input_0", TensorProto.FLOAT, shape_in)],
-        [helper.make_tensor_value_info("output_0", TensorProto.FLOAT, shape_out)],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    folder = repository / name / "1"
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(model.SerializeToString())
-    (repository / name / "config.pbtxt").write_text(
-        f'backend: "onnxruntime" max_batch_size: 32 dynamic_batching {{ }}\n'
-        f'input {{ name: "input_0" data_type: TYPE_FP32 {dims[0]} }}\n'
-        f'output {{ name: "output_0" data_type: TYPE_FP32 {dims[1]} }}\n'
-        'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
-    )
 
 
 def to_markdown(rows: list[Row], requests_per_s: float) -> str:
