@@ -9,7 +9,7 @@ DEMO := .venv/.stamp-demo
 DEV := .venv/.stamp-dev
 SOURCES := $(wildcard packages/*/src)
 
-.PHONY: help demo test test-slow check fix bench docs reference example-jax clean
+.PHONY: help demo engines test test-slow check fix bench chaos docs reference example-jax clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ help: ## list the targets
 demo: $(DEMO) ## train, verify, package, serve and ask a model, on this machine
 	@$(BIN)/python examples/digits/demo.py
 
+engines: $(DEV) ## install the real engines that the tests run: Ceph, Swift, RabbitMQ, PostgreSQL, Triton
+	@tests/engines/install
+
 test: $(DEV) ## run the tests, except the slow ones
 	@$(BIN)/python -m pytest -m "not slow"
 
@@ -29,7 +32,7 @@ test-slow: $(DEV) ## run the tests that take minutes or gigabytes
 check: $(DEV) ## lint, format, types, import arrows, documentation
 	@echo "ruff check";   $(BIN)/ruff check .
 	@echo "ruff format";  $(BIN)/ruff format --check .
-	@echo "mypy";         $(BIN)/mypy $(SOURCES)
+	@echo "mypy";         $(BIN)/mypy $(SOURCES) tests/engines
 	@echo "lint-imports"; $(BIN)/lint-imports
 	@echo "docs tests";   $(BIN)/python -m pytest -q tests/docs
 
@@ -45,6 +48,9 @@ bench: $(DEV) ## measure; Markdown and JSON go to benchmarks/results
 	    $(BIN)/python "$$script" --json "benchmarks/results/$$name.json" | tee "benchmarks/results/$$name.md"; \
 	done
 
+chaos: $(DEV) ## publish 500 models while everything is killed, and count what was lost (some 20 minutes)
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(CHAOS_ARGS)
+
 docs: reference ## build the documentation into site/
 	@$(BIN)/zensical build --clean
 
@@ -55,7 +61,7 @@ example-jax: $(DEMO) ## export and publish a JAX model, in a virtual environment
 	@examples/jax_onnx/run
 
 clean: ## remove .venv and everything that was built or cached
-	rm -rf .venv site demo-output .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* site demo-output .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(DEMO): constraints.txt requirements/demo.txt tools/make-venv $(wildcard packages/*/pyproject.toml)

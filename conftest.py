@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from _pytest.reports import CollectReport, TestReport
 
+pytest_plugins = ("engines.fixtures",)
+
 
 def _refuse_missing(report: TestReport | CollectReport) -> None:
     if os.environ.get("CI") != "true" or not report.skipped or not isinstance(report.longrepr, tuple):

@@ -24,6 +24,7 @@ def test_of_another_kind(): ...
 
 def run(directory, ci):
     environ = {name: value for name, value in os.environ.items() if name != "CI"} | ({"CI": ci} if ci else {})
+    environ["PYTHONPATH"] = str(ROOT / "tests")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory)]
     return subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=60, check=False)
 

@@ -29,7 +29,7 @@ class Ledger:
         line = json.dumps({"item": item, "model": model, "digest": f"sha256:{digest}"}).encode() + b"\n"
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            # Behind the last whole line: what a kill cut off is written over.
+            os.ftruncate(descriptor, self._whole_bytes())  # what a kill cut off
             os.lseek(descriptor, self._whole_bytes(), os.SEEK_SET)
             os.write(descriptor, line)
             os.fsync(descriptor)

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from engines.ceph import Ceph
-
 from chaos.ledger import Ledger, Trained
 from chaos.plan import Plan
 from chaos.processes import Actor, answers, wait_until
 from chaos.watcher import Watcher
 from engines._engine import Engine
+from engines.ceph import Ceph
 from engines.postgres import Postgres
 from engines.rabbitmq import Broker
 
@@ -118,9 +117,9 @@ def _engine_of(
     plan: Plan, models: Path, directory: Path, stack: contextlib.ExitStack
 ) -> tuple[Engine | Actor, tuple[str, int]]:
     if plan.engine == "triton":
-        from engines.triton import Triton
+        from engines.triton import TritonServer
 
-        triton = stack.enter_context(Triton(models))
+        triton = stack.enter_context(TritonServer(models))
         parts = urlsplit(triton.url)
         return triton, (str(parts.hostname), int(parts.port or 0))
     port = free_port()

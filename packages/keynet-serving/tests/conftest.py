@@ -188,6 +188,27 @@ def serving() -> Callable[..., contextlib.AbstractContextManager[Engine]]:
     return _serving
 
 
+@pytest.fixture(scope="session", params=["model server", "triton"])
+def each_serving(request: pytest.FixtureRequest) -> Callable[..., contextlib.AbstractContextManager[Engine]]:
+    """
+    The same for every engine behind the seam: what holds for one must hold for the other.
+
+    `strict` lets Triton complete no configuration; the model server leaves a complete one as it is.
+    """
+    if request.param == "model server":
+        return lambda repository, *load, strict=False: _serving(repository, *load)  # noqa: PLW0108 - without `strict`
+    triton = request.getfixturevalue("triton")
+
+    @contextlib.contextmanager
+    def serving(repository: Path, *load: str, strict: bool = False) -> Iterator[Engine]:
+        arguments = [f"--load-model={name}" for name in load] + ["--disable-auto-complete-config"] * strict
+        with triton.serve(repository, *arguments) as server:
+            addresses = {"http": server.url.removeprefix("http://"), "grpc": server.grpc_url.removeprefix("grpc://")}
+            yield Engine(**addresses, repository=repository)
+
+    return serving
+
+
 @pytest.fixture(scope="session")
 def models_in() -> Callable[[Path], Models]:
     return lambda repository: Models(repository=repository)

@@ -5,15 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from keynet_core import DataType
+
 BATCHED = (
     'backend: "onnxruntime" max_batch_size: 8 instance_group {{ count: 1 }} {policy} '
     'input {{ name: "x" data_type: TYPE_FP32 dims: [2] }} output {{ name: "y" data_type: TYPE_FP32 dims: [2] }}'
 )
 X = np.array([[1, 2]], np.float32)
+NUMBERS = [dtype for dtype in DataType if dtype is not DataType.STRING]
+
+
+TEXT = (
+    'instance_group { count: 1 } input { name: "x" data_type: TYPE_STRING dims: [-1] } '
+    'output { name: "y" data_type: TYPE_STRING dims: [-1] }'
+)
+SORTS = (
+    'max_batch_size: 4 instance_group { count: 1 } input { name: "x" data_type: TYPE_FP32 dims: [3] } '
+    'output { name: "y" data_type: TYPE_FP32 dims: [3] label_filename: "labels.txt" }'
+)
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory, models_in, serving):
+def engine(tmp_path_factory, models_in, each_serving):
     repository = tmp_path_factory.mktemp("models")
     models = models_in(repository)
     models.scaled("twice", 2, config=BATCHED.format(policy=""))
@@ -30,17 +43,27 @@ def engine(tmp_path_factory, models_in, serving):
         versions=(1, 2, 3),
     )
     models.scaled("bare", 4)
-    models.identity(
-        "text",
-        onnx_type=8,
-        shape=["n"],
-        config=(
-            'input { name: "x" data_type: TYPE_STRING dims: [-1] } output { name: "y" data_type: '
-            "TYPE_STRING dims: [-1] }"
-        ),
-    )
-    with serving(repository, "goes", "twice", "many", "latest", "two", "chosen", "bare", "text") as engine:
+    models.identity("text", onnx_type=8, shape=["n"], config=TEXT)
+    (models.identity("sorts", shape=["batch", 3], config=SORTS) / "labels.txt").write_text("cat\ndog\n")
+    every_type(models)
+    with each_serving(repository, *(path.name for path in sorted(repository.iterdir()))) as engine:
         yield engine
+
+
+def every_type(models):
+    """Write a model that gives back an input of each type but text, which ONNX Runtime carries in another way."""
+    from onnx import helper
+
+    names = [dtype.name.lower() for dtype in NUMBERS]
+    tensors = [[(f"{side}_{dtype.name.lower()}", dtype.onnx, ["batch", 3]) for dtype in NUMBERS] for side in "xy"]
+    rows = [
+        f'{kind} {{ name: "{name}" data_type: {dtype.triton} dims: [3] }}'
+        for kind, side in zip(("input", "output"), tensors, strict=True)
+        for (name, _, _), dtype in zip(side, NUMBERS, strict=True)
+    ]
+    nodes = [helper.make_node("Identity", [f"x_{name}"], [f"y_{name}"]) for name in names]
+    config = f'backend: "onnxruntime" max_batch_size: 8 instance_group {{ count: 1 }} {" ".join(rows)}'
+    models.write("types", nodes, *tensors, config=config)
 
 
 @pytest.fixture
@@ -221,14 +244,15 @@ def test_a_refusal_names_the_request(ask):
     assert message.startswith("[request id: r7] ")
 
 
-def test_classification_answers_with_value_index_and_label(models, serve, asker, kind):
-    folder = models.identity(
-        "sorts",
-        shape=["batch", 3],
-        config='max_batch_size: 4 input { name: "x" data_type: TYPE_FP32 dims: [3] } '
-        'output { name: "y" data_type: TYPE_FP32 dims: [3] label_filename: "labels.txt" }',
-    )
-    (folder / "labels.txt").write_text("cat\ndog\n")
-    ask = asker(kind, serve("sorts"))
+def test_classification_answers_with_value_index_and_label(ask):
     answer = ask.infer("sorts", {"x": np.array([[1, 3, 2]], np.float32)}, outputs=ask.outputs("y", class_count=2))
     assert answer.as_numpy("y").tolist() == [[b"3.000000:1:dog", b"2.000000:2"]]
+
+
+def test_every_type_comes_back_as_it_went(ask):
+    given = {dtype.name.lower(): np.array([[0, 1, 1], [1, 0, 1]]).astype(dtype.to_numpy()) for dtype in NUMBERS}
+    answer = ask.infer("types", {f"x_{name}": array for name, array in given.items()})
+    for name, array in given.items():
+        told = answer.as_numpy(f"y_{name}")
+        assert told.dtype == array.dtype, name
+        np.testing.assert_array_equal(told, array, err_msg=name)
