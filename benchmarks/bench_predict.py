@@ -1,11 +1,17 @@
 """
-What TritonPlugin costs on top of what it is made of.
+What TritonPlugin costs on top of what it is made of, and what importing it costs.
 
 Over HTTP and gRPC: against Triton's own client, set up once, with the smallest request it can make. In process:
-against ONNX Runtime's session for a tiny network. Every way asks the same model of the same server; rounds alternate,
-so that a busy machine disturbs all of them, and the ratio is the median of the ratios of neighbouring rounds.
+against ONNX Runtime's session for a tiny network. Every way asks the same model of the same server. The two ways take
+turns, request by request, so that a busy machine disturbs both alike; a round's ratio is that of the medians of its
+requests, and the ratio told is the median of the rounds.
 
-    python benchmarks/bench_predict.py [--rounds 15] [--quick] [--json FILE]
+To NVIDIA Triton, where it is installed, large inputs through shared memory are measured against the same without.
+
+Importing and `--help`: processor time of a fresh interpreter above one that imports numpy, or nothing; the least of
+the rounds, as everything else that runs only adds to it.
+
+    python benchmarks/bench_predict.py [--rounds 31] [--quick] [--json FILE]
 """
 
 from __future__ import annotations
@@ -14,6 +20,8 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -110,11 +118,11 @@ def bare(module: Any, address: str) -> Callable[[np.ndarray], np.ndarray]:
     return ask
 
 
-def plugin(url: str, model: str) -> Callable[[np.ndarray], np.ndarray]:
+def plugin(url: str, model: str, **options: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Return a request of ours."""
     from keynet_inference import TritonPlugin
 
-    asked = TritonPlugin(url, model)
+    asked = TritonPlugin(url, model, **options)
     return lambda array: asked.predict(df={"input_0": array})["output_0"]
 
 
@@ -127,14 +135,13 @@ def session(repository: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def compare(name: str, base: Any, ours: Any, array: np.ndarray, rounds: int) -> dict[str, Any]:
-    """Alternate two ways; a round is as many requests as take about a twentieth of a second."""
+    """Let two ways take turns; a round is as many requests of each as take about a tenth of a second."""
     np.testing.assert_allclose(base(array), ours(array), rtol=1e-3)
-    count = max(3, int(0.05 / min(_time(base, array, 3), _time(ours, array, 3))))
+    count = max(7, int(0.1 / statistics.median(sum(pair) for pair in _take_turns(base, ours, array, 7))))
     pairs = []
-    for number in range(rounds):
-        first, second = (base, ours) if number % 2 else (ours, base)
-        times = {first: _time(first, array, count), second: _time(second, array, count)}
-        pairs.append((times[base], times[ours]))
+    for _ in range(rounds):
+        turns = _take_turns(base, ours, array, count)
+        pairs.append(tuple(statistics.median(each) for each in zip(*turns, strict=True)))
     ratios = [mine / theirs for theirs, mine in pairs]
     return {
         "name": name,
@@ -146,11 +153,60 @@ def compare(name: str, base: Any, ours: Any, array: np.ndarray, rounds: int) -> 
     }
 
 
-def _time(ask: Any, array: np.ndarray, count: int) -> float:
+def _take_turns(base: Any, ours: Any, array: np.ndarray, count: int) -> list[tuple[float, float]]:
+    """Return how long each of `count` pairs of requests took; who is first alternates."""
+    pairs = []
+    for number in range(count):
+        first, second = (base, ours) if number % 2 else (ours, base)
+        times = {first: _time(first, array), second: _time(second, array)}
+        pairs.append((times[base], times[ours]))
+    return pairs
+
+
+def _time(ask: Any, array: np.ndarray) -> float:
     start = time.perf_counter()
-    for _ in range(count):
-        ask(array)
-    return (time.perf_counter() - start) / count
+    ask(array)
+    return time.perf_counter() - start
+
+
+def measure_sharing(repository: Path, rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield what shared memory makes of large inputs to NVIDIA Triton, against the same plugin without."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    from engines.triton import TritonServer
+
+    if TritonServer.is_installed() is not None:
+        print("shared memory is not measured: it needs Triton (make engines)", file=sys.stderr)
+        return
+    with TritonServer(repository, ["--load-model=total"]) as server:
+        for megabytes in (5, 50):
+            array = np.random.default_rng(1).random((1, megabytes * 1024 * 1024 // 4), np.float32)
+            for scheme, url in (("http", server.url), ("grpc", server.grpc_url)):
+                name = f"{scheme}, {megabytes} MB, shared memory over none, Triton"
+                yield compare(name, plugin(url, "total"), plugin(url, "total", shared_memory=True), array, rounds)
+
+
+STARTS = {
+    "import": ("from keynet_inference import keynet_function, UserInput, TritonPlugin, Storage", "import numpy"),
+    "--help": ("import sys; sys.argv[1:] = ['--help']; from keynet_inference._cli import main; main()", "pass"),
+}
+
+
+def measure_starts(rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield what a start costs, and what it is measured above, in milliseconds of processor time."""
+    for name, (code, base) in STARTS.items():
+        with_numpy = f"{base}\n{code}" if base != "pass" else code
+        with tempfile.TemporaryDirectory() as cache:
+            pairs = [(_cpu_ms(base, cache), _cpu_ms(with_numpy, cache)) for _ in range(rounds + 1)]
+        theirs, mine = (min(each) for each in zip(*pairs, strict=True))
+        yield {"name": name, "above": base, "base_ms": theirs, "keynet_ms": mine - theirs, "rounds": rounds}
+
+
+def _cpu_ms(code: str, cache: str) -> float:
+    environ = os.environ | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": cache}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=environ, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e3
 
 
 def measure(directory: Path, rounds: int) -> Iterator[dict[str, Any]]:
@@ -168,6 +224,7 @@ def measure(directory: Path, rounds: int) -> Iterator[dict[str, Any]]:
                 base = bare(module, addresses[scheme])
                 ours = plugin(f"{scheme}://{addresses[scheme]}", "total")
                 yield compare(f"{scheme}, {size}, over tritonclient", base, ours, array, rounds)
+    yield from measure_sharing(repository, rounds)
     tiny = rng.random((1, 16), np.float32)
     ours = plugin(repository.as_uri(), "tiny")
     yield compare("file, tiny network, over ONNX Runtime", session(repository), ours, tiny, rounds)
@@ -175,12 +232,14 @@ def measure(directory: Path, rounds: int) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--quick", action="store_true", help="five rounds")
     parser.add_argument("--json", type=Path, help="write the figures here")
     chosen = parser.parse_args()
+    rounds = 5 if chosen.quick else chosen.rounds
     with tempfile.TemporaryDirectory() as directory:
-        figures = list(measure(Path(directory), 5 if chosen.quick else chosen.rounds))
+        figures = list(measure(Path(directory), rounds))
+    starts = list(measure_starts(rounds))
     print("| way | base, ms | keynet, ms | ratio | quartiles |")
     print("|---|---|---|---|---|")
     for row in figures:
@@ -189,8 +248,11 @@ def main() -> None:
             f"| {row['name']} | {row['base_ms']:.4f} | {row['keynet_ms']:.4f} | {row['ratio']:.3f} "
             f"| {low:.3f} to {high:.3f} |"
         )
+    print("\n| start | above | processor time, ms |\n|---|---|---|")
+    for row in starts:
+        print(f"| {row['name']} | {row['above']} | {row['keynet_ms']:.1f} |")
     if chosen.json:
-        chosen.json.write_text(json.dumps(figures, indent=2))
+        chosen.json.write_text(json.dumps({"requests": figures, "starts": starts}, indent=2))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 START_S = 60.0
 
 Row = tuple[str, int, list[Any]]
+
+# By itself Triton would run two instances of each model, each in a process of its own.
+_CONFIG = 'backend: "onnxruntime"\nmax_batch_size: 0\ninstance_group [ { count: 1 kind: KIND_CPU } ]\n'
 
 
 def save_model(
@@ -40,7 +45,7 @@ def save_model(
     folder = repository / name / str(version)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / "model.onnx")
-    text = config or 'backend: "onnxruntime"\nmax_batch_size: 0\n' + _tell("input", inputs) + _tell("output", outputs)
+    text = config or _CONFIG + _tell("input", inputs) + _tell("output", outputs)
     (folder.parent / "config.pbtxt").write_text(text)
 
 
@@ -181,6 +186,13 @@ def server(start_server: Callable[..., Server], repository: Path) -> Server:
     return start_server(repository)
 
 
+@pytest.fixture(scope="module")
+def real_triton(triton: Any, repository: Path) -> Iterator[Any]:
+    """NVIDIA Triton, serving the same models as `server`."""
+    with triton.serve(repository, "--load-model=*") as server:
+        yield server
+
+
 @pytest.fixture(params=["http", "grpc", "file"])
 def url(request: pytest.FixtureRequest, server: Server) -> str:
     return server.url(request.param)
@@ -189,11 +201,38 @@ def url(request: pytest.FixtureRequest, server: Server) -> str:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own for every test, and none of the variables of whoever runs them."""
-    for name in ("TRITON_URL", "MODEL_NAME", "AWS_BUCKET_NAME", "KEYNET_URL", "KEYNET_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name in {"TRITON_URL", "MODEL_NAME"} or name.startswith(("KEYNET_", "AWS_", "MLFLOW_", "RABBIT_")):
+            monkeypatch.delenv(name)
     path = tmp_path / "home"
     monkeypatch.setenv("KEYNET_HOME", str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def bucket_of() -> Callable[[Any], str]:
+    """One bucket per S3 server: with another environment for each test, boto3 would start anew for each."""
+    return functools.cache(lambda engine: str(engine.bucket()))
+
+
+@pytest.fixture(params=["local", "ceph", "swift"])
+def store(request: pytest.FixtureRequest) -> Any:
+    """Have the environment alone say what `Storage()` stores in: a directory of the home, or a bucket of S3."""
+    return None if request.param == "local" else _name_bucket(request, request.getfixturevalue(request.param))
+
+
+@pytest.fixture(params=["ceph", "swift"])
+def s3(request: pytest.FixtureRequest) -> Any:
+    """An S3 server, and a bucket of it that the environment names."""
+    return _name_bucket(request, request.getfixturevalue(request.param))
+
+
+def _name_bucket(request: pytest.FixtureRequest, engine: Any) -> Any:
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    bucket = request.getfixturevalue("bucket_of")(engine)
+    for name, value in (engine.environ() | {"AWS_BUCKET_NAME": bucket}).items():
+        monkeypatch.setenv(name, value)
+    return engine
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = START_S) -> Any:

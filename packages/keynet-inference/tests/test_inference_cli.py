@@ -100,6 +100,7 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
         ("raise ValueError('bad')", 1, "function.failed"),
         ("import sys; sys.exit(0)", 1, "function.exited"),
         ("raise keynet_inference.ModelNotServed('none')", 4, "inference.model_not_served"),
+        ("raise keynet_core.StoreForbidden('no')", 3, "store.forbidden"),
         ("raise keynet_core.ObjectMissing('none')", 4, "store.object_missing"),
         ("raise keynet_inference.TritonTimeout('late')", 6, "inference.timeout"),
         ("raise keynet_core.StoreUnavailable('away')", 6, "store.unavailable"),

@@ -1,4 +1,4 @@
-"""One suite for every way to a model server: what holds for http holds for grpc and in process."""
+"""One suite for every way to every model server: keynet's own, in its process and in this one, and NVIDIA Triton."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ from keynet_inference import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@pytest.fixture(params=["http", "grpc", "file", "triton http", "triton grpc"])
+def url(request: pytest.FixtureRequest) -> str:
+    if request.param.startswith("triton"):
+        triton = request.getfixturevalue("real_triton")
+        return str(triton.url if request.param == "triton http" else triton.grpc_url)
+    return str(request.getfixturevalue("server").url(request.param))
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def asked(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_NAME", "detector")
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("asked", "store")
 def test_an_image_goes_in_and_the_url_of_one_comes_out(example: Any, image: io.BytesIO) -> None:
     storage = Storage()
 
@@ -57,6 +57,16 @@ def test_an_image_goes_in_and_the_url_of_one_comes_out(example: Any, image: io.B
     assert list(result) == ["url"]
     assert result["url"].endswith(".png")
     assert Image.open(storage.get(result["url"])).size == (64, 48)
+
+
+@pytest.mark.usefixtures("asked", "s3")
+def test_the_url_that_another_service_signed_is_as_good_as_a_key(example: Any, image: io.BytesIO) -> None:
+    Storage().put(image, key="uploads/cat.png")
+
+    result = example.main({"image_url": Storage().presign("uploads/cat.png", expires_s=60)})
+
+    assert result["url"].startswith("s3://")
+    assert Image.open(Storage().get(Storage().presign(result["url"]))).size == (64, 48)
 
 
 @pytest.mark.usefixtures("asked")

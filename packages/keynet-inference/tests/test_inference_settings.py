@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from keynet_core import Endpoints, Secret, SettingsInvalid, locked, up_lock, write_endpoints
+from keynet_core import (
+    CoreSettings,
+    Endpoints,
+    Secret,
+    SettingsInvalid,
+    locked,
+    up_lock,
+    write_endpoints,
+)
 from keynet_inference import Retry, StorageSettings, TritonPlugin, TritonSettings
+from keynet_inference._settings import read_s3_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,7 +121,41 @@ def test_a_retry_that_cannot_be_is_refused(options: dict[str, float]) -> None:
         Retry(**options)
 
 
+def test_retry_waits_grow_and_stay_within_their_bounds() -> None:
+    retry = Retry(attempts=6, first_delay_s=0.1, max_delay_s=0.5)
+
+    for _ in range(50):
+        delays = list(retry.delays())
+        assert len(delays) == 5
+        for delay, due in zip(delays, [0.1, 0.2, 0.4, 0.5, 0.5], strict=True):
+            assert due / 2 <= delay <= due
+
+
 def test_the_variables_that_are_read_are_these() -> None:
     read = {each.metadata["env"] for kind in (TritonSettings, StorageSettings) for each in fields(kind)}
 
-    assert read == {"KEYNET_HOME", "KEYNET_URL", "KEYNET_TOKEN", "TRITON_URL", "MODEL_NAME", "AWS_BUCKET_NAME"}
+    assert read - {each.metadata["env"] for each in fields(CoreSettings)} == {
+        "TRITON_URL",
+        "MODEL_NAME",
+        "AWS_BUCKET_NAME",
+        "KEYNET_STORAGE_READABLE",
+        "AWS_CA_BUNDLE",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_ENDPOINT_URL",
+    }
+
+
+def test_where_s3_is_follows_mlflow_then_boto3() -> None:
+    environ = {
+        "AWS_ENDPOINT_URL": "http://c",
+        "AWS_ENDPOINT_URL_S3": "http://b",
+        "MLFLOW_S3_ENDPOINT_URL": "http://a",
+    }
+    found = []
+    while environ:
+        found.append(read_s3_address(environ).url)
+        environ.popitem()
+
+    assert found == ["http://a", "http://b", "http://c"]
+    assert read_s3_address({}) == (None, True, None)
+    assert read_s3_address({"MLFLOW_S3_IGNORE_TLS": "true", "AWS_CA_BUNDLE": "/ca.pem"}) == (None, False, "/ca.pem")

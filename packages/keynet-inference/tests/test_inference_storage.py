@@ -1,4 +1,4 @@
-"""Files by key or URL, and everything storage must not read."""
+"""One suite for every store a function's files may be in: what holds in a directory holds on S3."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import json
 import os
 import re
 import tempfile
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from keynet_core import ObjectMissing, StoreError, StoreUnsupported
+from keynet_core import ObjectMissing, StoreError
 from keynet_inference import SourceRefused, Storage
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def png() -> bytes:
@@ -37,29 +41,56 @@ def test_what_was_put_is_got_by_its_url_and_stands_at_its_beginning() -> None:
     assert buffer.read() == b"cat"
 
 
-def test_files_live_beside_the_packages_in_the_home(home: Path) -> None:
-    url = Storage().put(b"cat")
+def test_a_buffer_may_be_written_to_without_changing_the_object() -> None:
+    storage = Storage()
+    url = storage.put(b"cat")
 
-    assert url.startswith((home / "storage").as_uri() + "/")
+    storage.get(url).write(b"dog")
+
+    assert storage.get(url).read() == b"cat"
+
+
+def test_another_process_s_storage_reads_what_was_put() -> None:
+    assert Storage().get(Storage().put(b"cat", key="cats/1")).read() == b"cat"
 
 
 def test_a_key_can_be_chosen_and_asked_for() -> None:
     storage = Storage()
 
-    url = storage.put(b"cat", key="cats/고양이 #1?.png")
+    url = storage.put(b"cat", key="cats/고양이 #1?%20.png")
 
-    assert storage.get("cats/고양이 #1?.png").read() == b"cat"
+    assert storage.get("cats/고양이 #1?%20.png").read() == b"cat"
     assert storage.get(url).read() == b"cat"
-    assert " " not in url
+    assert url.startswith(storage.url + "/cats/")
 
 
-def test_a_relative_home_and_a_directory_as_argument_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KEYNET_HOME", "state")
+def test_what_is_put_again_is_replaced() -> None:
+    storage = Storage()
+    storage.put(b"cat", key="pet")
+
+    storage.put(b"a dog", key="pet")
+
+    assert storage.get("pet").read() == b"a dog"
+
+
+def test_nothing_is_stored_and_got_as_nothing() -> None:
+    assert Storage().get(Storage().put(b"", key="empty")).read() == b""
+
+
+def test_some_megabytes_arrive_whole() -> None:
+    data = np.random.default_rng(0).bytes(20 << 20)
+
+    assert Storage().get(Storage().put(data)).read() == data
+
+
+def test_threads_share_a_storage() -> None:
     storage = Storage()
 
-    assert storage.get(storage.put(b"cat")).read() == b"cat"
-    assert Storage(tmp_path / "state/storage").url == storage.url == Storage("state/storage").url
+    def there_and_back(number: int) -> bytes:
+        return storage.get(storage.put(b"%d" % number, key=f"n/{number}")).read()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(there_and_back, range(24))) == [b"%d" % number for number in range(24)]
 
 
 @pytest.mark.parametrize("position", [0, 1, 3])
@@ -76,7 +107,8 @@ def test_text_files_and_paths_are_stored(tmp_path: Path) -> None:
     path.write_text("고양이", encoding="utf-8")
     storage = Storage()
     with path.open(encoding="utf-8") as text, path.open("rb") as binary, tempfile.TemporaryFile() as empty:
-        for each in ("고양이", path, text, binary, io.StringIO("고양이"), bytearray("고양이".encode())):
+        cats = ("고양이", path, text, binary, io.StringIO("고양이"), bytearray("고양이".encode()))
+        for each in (*cats, memoryview("고양이".encode())):
             assert storage.get(storage.put(each)).read().decode() == "고양이"
         assert storage.get(storage.put(empty)).read() == b""
 
@@ -110,24 +142,11 @@ def npy() -> bytes:
     [
         (png(), "png"),
         (b"\xff\xd8\xff\xe0rest", "jpg"),
-        (b"GIF89a", "gif"),
-        (b"%PDF-1.7", "pdf"),
         (npy(), "npy"),
         (gzip.compress(b"x"), "gz"),
-        (b"PK\x03\x04", "zip"),
-        (b"RIFF0000WEBPVP8", "webp"),
-        (b"RIFF0000none", "bin"),
-        (b"\x00\x00\x00\x18ftypmp42", "mp4"),
         (json.dumps({"a": [1]}).encode(), "json"),
-        (b'{"a": ', "txt"),
-        (b"[" * 100_000, "txt"),
         ("고양이".encode(), "txt"),
-        ("가".encode() * 500_000, "txt"),
-        (b"a" * (1 << 20) + b"\xff", "txt"),
-        (b"\xff" + b"a" * (1 << 21), "bin"),
         (b"\xff\x00", "bin"),
-        (b"a\x00b", "bin"),
-        (b"", "txt"),
     ],
 )
 def test_a_generated_key_tells_the_day_and_the_kind(data: bytes, ending: str) -> None:
@@ -147,9 +166,13 @@ def test_a_generated_key_tells_the_day_and_the_kind(data: bytes, ending: str) ->
         "file://localhost/etc/passwd",
         "file://evil.example/etc/passwd",
         "http://169.254.169.254/latest/meta-data",
+        "http://127.0.0.1:1/bucket/cat.png?X-Amz-Signature=1",
         "https://example.com/cat.png",
+        "https://s3.amazonaws.com/cats/cat.png",
         "ftp://example.com/cat.png",
         "s3://bucket/cat.png",
+        "s3://bucket-0/../bucket-1/cat.png",
+        "gs://bucket/cat.png",
         "gopher://x",
         "",
         None,
@@ -161,37 +184,26 @@ def test_other_sources_are_refused_with_what_is_read(source: object) -> None:
         Storage().get(source)
 
 
-@pytest.mark.parametrize("key", ["/etc/passwd", "../outside", "a/../../outside", "a\\b", "a\nb", "a//b"])
-def test_keys_that_climb_are_refused(key: str) -> None:
-    with pytest.raises(StoreError, match="is no key"):
-        Storage().get(key)
+@pytest.mark.parametrize("key", ["/etc/passwd", "../outside", "a/../../outside", "a\\b", "a\nb", "a//b", "a" * 2000])
+def test_keys_that_climb_or_are_none_are_refused(key: str) -> None:
+    for use in (Storage().get, Storage().presign, lambda each: Storage().put(b"x", key=each)):
+        with pytest.raises(StoreError, match="is no key"):
+            use(key)
 
 
-@pytest.mark.parametrize("path", ["../outside.txt", "a/%2e%2e/%2e%2e/outside.txt", "%2e%2e/outside.txt", "outside%00"])
-def test_urls_that_climb_out_of_the_store_are_refused(home: Path, path: str) -> None:
+def test_urls_that_climb_out_of_the_store_are_refused() -> None:
     storage = Storage()
     storage.put(b"x", key="a/x")
-    (home / "outside.txt").write_text("secret")
 
-    with pytest.raises(StoreError):
-        storage.get(f"{storage.url}/{path}")
+    for path in ("../outside.txt", "a/../../outside.txt", "/x"):
+        with pytest.raises(StoreError, match="is no key"):
+            storage.get(f"{storage.url}/{path}")
 
 
 @pytest.mark.parametrize("name", ["none.png", "."])
 def test_a_path_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(SourceRefused, match=f"cannot put {re.escape(str(tmp_path / name))}: (No such|Is a)"):
-        Storage(tmp_path / "store").put(tmp_path / name)
-
-
-def test_symbolic_links_do_not_lead_out(home: Path) -> None:
-    storage = Storage()
-    storage.put(b"x", key="x")
-    (home / "secret").write_text("secret")
-    (home / "storage/link").symlink_to(home / "secret")
-
-    for source in ("link", f"{storage.url}/link", f"{storage.url.replace('file://', 'file://localhost')}/link"):
-        with pytest.raises(StoreError, match=r"symbolic link|does not read"):
-            storage.get(source)
+        Storage().put(tmp_path / name)
 
 
 def test_a_directory_that_was_named_can_be_read_and_not_written(tmp_path: Path) -> None:
@@ -210,25 +222,21 @@ def test_a_directory_that_was_named_can_be_read_and_not_written(tmp_path: Path) 
         storage.presign(url)
 
 
-@pytest.mark.parametrize("decoration", ["?versionId=1", "#part"])
-def test_a_file_url_with_more_than_a_path_is_no_object(tmp_path: Path, decoration: str) -> None:
-    (tmp_path / "x").write_bytes(b"x")
-
-    with pytest.raises(SourceRefused):
-        Storage(tmp_path / "store", readable=[tmp_path]).get(f"file://localhost{tmp_path}/x{decoration}")
-
-
 def test_what_is_not_there_is_missing() -> None:
     storage = Storage()
+    storage.put(b"cat", key="cat")
 
-    for source in ("none", f"{storage.url}/none", storage.url.replace("file://", "file://localhost") + "/none"):
-        with pytest.raises(ObjectMissing):
+    for source in ("none", f"{storage.url}/none", "cat/none"):
+        with pytest.raises(ObjectMissing, match="none"):
             storage.get(source)
+    with pytest.raises(ObjectMissing, match="none"):
+        storage.presign("none")
 
 
 def test_larger_objects_than_the_cap_are_refused_both_ways(tmp_path: Path) -> None:
-    Storage(tmp_path).put(b"12345", key="five")
-    small = Storage(tmp_path, max_bytes=4)
+    Storage().put(b"12345", key="five")
+    (tmp_path / "five").write_bytes(b"12345")
+    small = Storage(max_bytes=4)
 
     with pytest.raises(StoreError, match="larger than the 4 bytes"):
         small.get("five")
@@ -238,20 +246,25 @@ def test_larger_objects_than_the_cap_are_refused_both_ways(tmp_path: Path) -> No
     assert small.get(small.put(b"1234")).read() == b"1234"
 
 
-def test_a_url_for_others_is_the_file_s_own(tmp_path: Path) -> None:
-    storage = Storage(tmp_path)
-    url = storage.put(b"cat", key="cat.png")
+def test_a_url_for_others_hands_the_object_out() -> None:
+    storage = Storage()
+    url = storage.put(b"cat", key="cats/고양이 1.png")
 
-    assert storage.presign("cat.png") == storage.presign(url, expires_s=10) == (tmp_path / "cat.png").as_uri()
-    with pytest.raises(ObjectMissing):
-        storage.presign("none")
-    with pytest.raises(StoreError, match="cannot expire"):
-        storage.presign("cat.png", expires_s=0)
+    for named in ("cats/고양이 1.png", url):
+        with urllib.request.urlopen(storage.presign(named, expires_s=60), timeout=30) as answer:
+            assert answer.read() == b"cat"
 
 
-def test_a_bucket_says_that_no_engine_is_there_for_it_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_BUCKET_NAME", "functions")
+def test_storage_reads_the_urls_it_signed() -> None:
+    storage = Storage()
+    storage.put(b"cat", key="cats/고양이 #1?.png")
 
-    with pytest.raises(StoreUnsupported, match="s3://") as caught:
-        Storage()
-    assert "AWS_BUCKET_NAME" in str(caught.value.hint)
+    assert Storage().get(storage.presign("cats/고양이 #1?.png")).read() == b"cat"
+
+
+@pytest.mark.parametrize("expires_s", [0, -1, 604_801])
+def test_a_url_for_others_is_good_for_a_second_to_a_week(expires_s: int) -> None:
+    Storage().put(b"cat", key="cat.png")
+
+    with pytest.raises(StoreError, match="cat"):
+        Storage().presign("cat.png", expires_s=expires_s)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from keynet_inference._client import Deadline, open_client
+from keynet_inference._client import open_client
+from keynet_inference._deadlines import Deadline
 from keynet_inference._errors import (
     InferenceFailed,
     InputRefused,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from keynet_inference._model import Model
     from keynet_inference._settings import Retry
+    from keynet_inference._sharing import SharingClient
 
     Outputs = dict[str, npt.NDArray[Any]]
 
@@ -32,11 +34,18 @@ T = TypeVar("T")
 class Asker:
     """Asks one model server from one process."""
 
-    def __init__(self, url: str, *, timeout_s: float, connect_timeout_s: float, retry: Retry) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float, connect_timeout_s: float, retry: Retry, shares_memory: bool
+    ) -> None:
         self._url = url
         self._timeout_s = timeout_s
         self._retry = retry
         self._client = open_client(url, connect_timeout_s)
+        self._sharing: SharingClient | None = None
+        if shares_memory:
+            from keynet_inference._sharing import SharingClient
+
+            self._client = self._sharing = SharingClient(self._client, url)
         self._known: dict[Asked, Model] = {}
 
     def predict(self, given: object, model: str | None, version: str) -> Outputs:
@@ -61,6 +70,11 @@ class Asker:
         except ModelNotServed:
             fresh = self._learn(asked, deadline)
         return self._ask(fresh, given, deadline)
+
+    @property
+    def shared_memory_refusal(self) -> str | None:
+        """Why large inputs are sent over the connection although they were to be shared."""
+        return self._sharing.refusal if self._sharing else None
 
     def close(self) -> None:
         """Give back every connection."""

@@ -26,7 +26,8 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print error
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 usage, 4 not found, 6 unavailable or timed out, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 forbidden, 4 not found, 6 unavailable or timed out, "
+    "130 interrupted.",
 )
 @click.version_option(package_name="keynet-inference", prog_name="keynet-inference")
 @_json_option
@@ -142,10 +143,11 @@ def _refuse_constant(name: str) -> None:
 
 
 def _exit_code(error: KeynetError) -> int:
-    from keynet_core import LockTimeout, ObjectMissing, StoreUnavailable
+    from keynet_core import LockTimeout, ObjectMissing, StoreForbidden, StoreUnavailable
     from keynet_inference._errors import ModelNotServed, TritonUnavailable
 
     codes: Iterable[tuple[type[KeynetError], int]] = (
+        (StoreForbidden, 3),
         (ModelNotServed, 4),
         (ObjectMissing, 4),
         (TritonUnavailable, 6),

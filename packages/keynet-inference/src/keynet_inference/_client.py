@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
-
-from keynet_inference._errors import TritonTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy.typing as npt
 
+    from keynet_inference._deadlines import Deadline
     from keynet_inference._model import Asked, Model
 
     Arrays = Mapping[str, npt.NDArray[Any]]
-
-
-class Deadline:
-    """When a request must be answered, whatever it consists of."""
-
-    __slots__ = ("at", "timeout_s")
-
-    def __init__(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
-        self.at = time.monotonic() + timeout_s
-
-    def left_s(self) -> float:
-        """
-        Return the seconds that are left, which are more than none.
-
-        Raises:
-            TritonTimeout: There are none.
-
-        """
-        left = self.at - time.monotonic()
-        if left <= 0:
-            raise TritonTimeout(f"no answer within {self.timeout_s:g} s", hint="TritonPlugin(timeout_s=...)")
-        return left
 
 
 class ModelClient(Protocol):
@@ -55,6 +30,42 @@ class ModelClient(Protocol):
 
     def close(self) -> None:
         """Give back connections."""
+
+
+class Slice(NamedTuple):
+    """Where in shared memory one array is."""
+
+    region: str
+    offset_bytes: int
+    size_bytes: int
+
+
+class ServerTold(NamedTuple):
+    """What a server says of itself."""
+
+    version: str
+    extensions: frozenset[str]
+
+
+class RegionServer(ModelClient, Protocol):
+    """A way to a model server that may map shared memory."""
+
+    def infer(
+        self, model: Model, inputs: Arrays, deadline: Deadline, shared: Mapping[str, Slice] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return what a model gives; inputs that are in `shared` are there already."""
+
+    def describe_server(self, deadline: Deadline) -> ServerTold:
+        """Return what the server says of itself."""
+
+    def register_region(self, name: str, size_bytes: int, deadline: Deadline) -> None:
+        """Have the server map a region."""
+
+    def unregister_region(self, name: str, deadline: Deadline) -> None:
+        """Have the server let go of a region; one that it does not have is fine."""
+
+    def region_names(self, deadline: Deadline) -> tuple[str, ...]:
+        """Return the names of the regions that the server has mapped."""
 
 
 def open_client(url: str, connect_timeout_s: float) -> ModelClient:

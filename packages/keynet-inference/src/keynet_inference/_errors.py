@@ -20,6 +20,9 @@ KeynetError
 │   └── InferenceFailed
 └── StoreError
     └── SourceRefused        (also ValueError)
+
+UserWarning
+└── SharedMemoryUnused
 """
 
 from __future__ import annotations
@@ -127,3 +130,7 @@ class SourceRefused(StoreError, ValueError):
     """Raised when storage is asked for neither a key nor a URL it may read, or a path cannot be read."""
 
     code = "storage.source_refused"
+
+
+class SharedMemoryUnused(UserWarning):
+    """Warns, once per plugin, that large inputs are sent over the connection although they were to be shared."""

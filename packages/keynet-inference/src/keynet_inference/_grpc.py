@@ -9,19 +9,23 @@ from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, service_pb2, service_pb2_grpc
 
-from keynet_core import DataType, KeynetError, from_wire, to_wire
+from keynet_core import DataType, KeynetError, from_wire
+from keynet_inference._client import ServerTold
 from keynet_inference._errors import InferenceFailed, TritonUnavailable, TritonUnreachable
-from keynet_inference._model import read_model
+from keynet_inference._model import read_model, to_data, to_datatype
+from keynet_inference._protobuf import join, split
 from keynet_inference._refusals import from_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import numpy.typing as npt
 
-    from keynet_inference._client import Arrays, Deadline
+    from keynet_inference._client import Arrays, Slice
+    from keynet_inference._deadlines import Deadline
     from keynet_inference._model import Asked, Model
 
     Array = npt.NDArray[Any]
@@ -36,6 +40,13 @@ _CHANNEL_OPTIONS = [
 
 _STATE_TIMEOUT_S = 1.0
 
+_COPIED_BYTES = 64 * 1024
+"""Up to here copying an answer's tensors is cheaper than cutting them out of it."""
+
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
+_INPUTS = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+_OUTPUTS = service_pb2.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
+
 
 class GrpcClient:
     """Asks a server at `grpc://host:port` or `grpcs://`."""
@@ -49,6 +60,7 @@ class GrpcClient:
             else grpc.insecure_channel(parts.netloc, options=_CHANNEL_OPTIONS)
         )
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._infer = self._channel.unary_unary(_INFER)  # bytes to bytes
 
     def describe(self, asked: Asked, deadline: Deadline) -> Model:
         """Return what a model takes and gives."""
@@ -63,23 +75,50 @@ class GrpcClient:
             told = self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(ready=True), timeout=deadline.left_s())
         return tuple(sorted({each.name for each in told.models if each.state == "READY"}))
 
-    def infer(self, model: Model, inputs: Arrays, deadline: Deadline) -> dict[str, Array]:
-        """Return what a model gives."""
+    def infer(
+        self, model: Model, inputs: Arrays, deadline: Deadline, shared: Mapping[str, Slice] | None = None
+    ) -> dict[str, Array]:
+        """Return what a model gives; inputs that are in `shared` are there already."""
+        there = shared or {}
         request = service_pb2.ModelInferRequest(
             model_name=model.asked.model,
             model_version=model.asked.version,
-            inputs=[_tell(model, name, array) for name, array in inputs.items()],
-            raw_input_contents=[to_wire(array) for array in inputs.values()],
+            inputs=[_tell(model, name, array, there.get(name)) for name, array in inputs.items()],
         )
+        datas = [to_data(array) for name, array in inputs.items() if name not in there]
+        message = join(request.SerializeToString(), _INPUTS, datas)
         with self._translating():
-            response = self._stub.ModelInfer(request, timeout=deadline.left_s())
+            answer = self._infer(message, timeout=deadline.left_s())
         try:
-            return {
-                each.name: _to_array(each, data)
-                for each, data in zip(response.outputs, response.raw_output_contents, strict=True)
-            }
-        except (ValueError, KeynetError) as error:
+            return _read_outputs(answer)
+        except (ValueError, DecodeError, KeynetError) as error:
             raise InferenceFailed(f"{self.url} answered outputs that cannot be read: {error!r}") from error
+
+    def describe_server(self, deadline: Deadline) -> ServerTold:
+        """Return what the server says of itself."""
+        with self._translating():
+            told = self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=deadline.left_s())
+        return ServerTold(told.version, frozenset(told.extensions))
+
+    def register_region(self, name: str, size_bytes: int, deadline: Deadline) -> None:
+        """Have the server map a region."""
+        request = service_pb2.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=size_bytes)
+        with self._translating():
+            self._stub.SystemSharedMemoryRegister(request, timeout=deadline.left_s())
+
+    def unregister_region(self, name: str, deadline: Deadline) -> None:
+        """Have the server let go of a region."""
+        request = service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
+        with self._translating():
+            self._stub.SystemSharedMemoryUnregister(request, timeout=deadline.left_s())
+
+    def region_names(self, deadline: Deadline) -> tuple[str, ...]:
+        """Return the names of the regions that the server has mapped."""
+        with self._translating():
+            told = self._stub.SystemSharedMemoryStatus(
+                service_pb2.SystemSharedMemoryStatusRequest(), timeout=deadline.left_s()
+            )
+        return tuple(told.regions)
 
     def close(self) -> None:
         """Close the channel."""
@@ -123,13 +162,27 @@ def _plain(tensors: Any) -> list[dict[str, Any]]:
     return [{"name": each.name, "datatype": each.datatype, "shape": list(each.shape)} for each in tensors]
 
 
-def _tell(model: Model, name: str, array: Array) -> Any:
-    return service_pb2.ModelInferRequest.InferInputTensor(
+def _tell(model: Model, name: str, array: Array, where: Slice | None) -> Any:
+    told = service_pb2.ModelInferRequest.InferInputTensor(
         name=name, datatype=model.inputs[name].datatype.kserve, shape=array.shape
     )
+    if where is not None:
+        told.parameters["shared_memory_region"].string_param = where.region
+        told.parameters["shared_memory_offset"].int64_param = where.offset_bytes
+        told.parameters["shared_memory_byte_size"].int64_param = where.size_bytes
+    return told
 
 
-def _to_array(told: Any, data: bytes) -> Array:
+def _read_outputs(answer: bytes) -> dict[str, Array]:
+    head, datas = split(answer, _OUTPUTS) if len(answer) > _COPIED_BYTES else (answer, None)
+    told = service_pb2.ModelInferResponse.FromString(head)
+    raw = told.raw_output_contents if datas is None else datas
+    return {each.name: _to_array(each, data) for each, data in zip(told.outputs, raw, strict=True)}
+
+
+def _to_array(told: Any, data: bytes | memoryview) -> Array:
     """Return an output; gRPC's bytes cannot be written to, so they are copied once."""
-    array = from_wire(data, DataType.from_kserve(told.datatype), tuple(told.shape))
-    return array if array.dtype.kind == "O" else np.array(array)
+    datatype, shape = to_datatype(told.datatype), tuple(told.shape)
+    if datatype is DataType.STRING or min(shape, default=0) < 0:
+        return from_wire(data, datatype, shape)
+    return np.frombuffer(bytearray(data), datatype.to_numpy()).reshape(shape)

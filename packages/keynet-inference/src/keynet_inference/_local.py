@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from keynet_inference._client import Arrays, Deadline
+    from keynet_inference._client import Arrays
+    from keynet_inference._deadlines import Deadline
     from keynet_inference._model import Asked, Model
 
     Array = npt.NDArray[Any]

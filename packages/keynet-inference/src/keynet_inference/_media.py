@@ -1,4 +1,4 @@
-"""What bytes are, by how they begin: the ending of a generated key."""
+"""What bytes are, by how they begin: the ending of a generated key, and with it the content type a store gives them."""
 
 from __future__ import annotations
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, NamedTuple
 
-from keynet_core import CoreSettings, SettingsInvalid, read_endpoints, setting
+from keynet_core import CoreSettings, S3Settings, SettingsInvalid, read_settings, setting, to_http_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from urllib.parse import SplitResult
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 SCHEMES = ("http", "https", "grpc", "grpcs", "file")
@@ -24,6 +23,8 @@ def to_triton_url(text: str) -> str:
         SettingsInvalid: The scheme is none that is spoken, or a host is missing where it is needed.
 
     """
+    from urllib.parse import urlsplit
+
     url = text if "://" in text else f"http://{text}"
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
@@ -33,14 +34,19 @@ def to_triton_url(text: str) -> str:
         raise SettingsInvalid(f"the address of {parts.hostname} carries a password")
     if parts.scheme == "file" and (parts.netloc not in {"", "localhost"} or not parts.path.strip("/")):
         raise SettingsInvalid(f"{text!r} names no directory; write file:///an/absolute/path")
-    if parts.scheme != "file" and (not parts.hostname or not _has_port(url)):
+    if parts.scheme != "file" and (not parts.hostname or not _has_port(parts)):
         raise SettingsInvalid(f"{text!r} names no host and port")
     return url.rstrip("/")
 
 
-def _has_port(url: str) -> bool:
+def to_words(text: str) -> tuple[str, ...]:
+    """Read what is separated by spaces."""
+    return tuple(text.split())
+
+
+def _has_port(parts: SplitResult) -> bool:
     try:
-        return urlsplit(url).port != 0
+        return parts.port != 0
     except ValueError:
         return False
 
@@ -61,6 +67,8 @@ class TritonSettings(CoreSettings):
         """The address to ask."""
         if self.triton_url:
             return to_triton_url(self.triton_url)
+        from keynet_core import read_endpoints
+
         running = read_endpoints(self.state_directory)
         return to_triton_url(running.serving) if running else DEFAULT_URL
 
@@ -71,10 +79,47 @@ class StorageSettings(CoreSettings):
 
     bucket: str | None = setting("AWS_BUCKET_NAME", "The S3 bucket a function's files are in.")
 
+    readable: tuple[str, ...] = setting(
+        "KEYNET_STORAGE_READABLE",
+        "What may be read beside the store: directories, `s3://bucket/prefix`, `https://host`; separated by spaces.",
+        parse=to_words,
+        default=(),
+    )
+    """Default: nothing."""
+
+    aws_s3_endpoint: str | None = setting(
+        "AWS_ENDPOINT_URL_S3",
+        "Where S3 is, where `MLFLOW_S3_ENDPOINT_URL` does not say; presigned URLs of it are read.",
+        parse=to_http_url,
+    )
+    """Default: the next one, else AWS."""
+
+    aws_endpoint: str | None = setting(
+        "AWS_ENDPOINT_URL", "The same, for all services that boto3 speaks to.", parse=to_http_url
+    )
+
+    ca_bundle: str | None = setting("AWS_CA_BUNDLE", "A file of the authorities that signed the certificate of S3.")
+    """Default: those of the machine, or of `SSL_CERT_FILE`."""
+
     @property
     def store_url(self) -> str:
         """The store: the bucket, else a directory of its own, apart from the packages."""
         return f"s3://{self.bucket}" if self.bucket else (self.state_directory / "storage").as_uri()
+
+
+class S3Address(NamedTuple):
+    """Where S3 answers, which is AWS where there is no URL, and which certificates it is believed by."""
+
+    url: str | None
+    checks_certificate: bool
+    authorities: str | None
+
+
+def read_s3_address(environ: Mapping[str, str]) -> S3Address:
+    """Read what the engine of `s3://` reads too: MLflow's variables, then boto3's."""
+    mlflow, own = read_settings(S3Settings, environ), read_settings(StorageSettings, environ)
+    url = mlflow.endpoint_url or own.aws_s3_endpoint or own.aws_endpoint
+    return S3Address(url, checks_certificate=not mlflow.ignore_tls, authorities=own.ca_bundle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +147,8 @@ class Retry:
 
     def delays(self) -> Iterator[float]:
         """Yield the wait before each further try, between half and the whole of what is due."""
+        import random
+
         for number in range(self.attempts - 1):
             due = min(self.max_delay_s, self.first_delay_s * 2**number)
             yield due * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients in time, hides nothing

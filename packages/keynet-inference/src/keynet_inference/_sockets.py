@@ -1,13 +1,7 @@
-"""
-Connections of HTTP/1.1 that keep to a deadline, and are kept for the next request.
-
-The standard library's client bounds each read; a server that sends one byte now and then would hold it for ever. Here
-every wait, from the connection to the last byte, ends at the request's deadline.
-"""
+"""Connections of HTTP/1.1 to a model server that keep to a deadline, and are kept for the next request."""
 
 from __future__ import annotations
 
-import io
 import select
 import socket
 from collections import deque
@@ -17,19 +11,17 @@ from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from keynet_inference._deadlines import Source, read_body, send
 from keynet_inference._errors import InferenceFailed, TritonTimeout, TritonUnavailable, TritonUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from http.client import HTTPMessage
 
-    from keynet_inference._client import Deadline
+    from keynet_inference._deadlines import Deadline
 
 MAX_ANSWER_BYTES = 2**31 - 1
 """As much as gRPC carries."""
-
-_JOINED_BYTES = 64 * 1024
-"""Up to here one copy is cheaper than one more packet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +91,8 @@ class ConnectionPool:
         try:
             # A server that refuses a request early closes before it is all sent; its answer is there to be read.
             with suppress(BrokenPipeError, ConnectionResetError):
-                _send(connection, self._head(method, path, headers, sum(map(len, body))), body, deadline)
-            answer = self._receive(_Source(connection, deadline), method)
+                send(connection, self._head(method, path, headers, sum(map(len, body))), body, deadline)
+            answer = self._receive(Source(connection, deadline), method)
             is_kept = answer.keeps_open and not self._is_closed
         finally:
             if is_kept:
@@ -109,11 +101,11 @@ class ConnectionPool:
                 connection.close()
         return answer
 
-    def _receive(self, source: _Source, method: str) -> Answer:
+    def _receive(self, source: Source, method: str) -> Answer:
         response = HTTPResponse(cast("Any", source), method=method)
         try:
             response.begin()
-            body = _read_body(response, self._max_answer_bytes)
+            body = read_body(response, self._max_answer_bytes)
         except TimeoutError:
             raise
         except (OSError, EOFError, IncompleteRead) as error:
@@ -164,59 +156,6 @@ class ConnectionPool:
                     hint="set SSL_CERT_FILE to the authority that signed it",
                 ) from error
             raise
-
-
-class _Source(io.RawIOBase):
-    """What an HTTPResponse reads from: a socket whose every read ends at the deadline."""
-
-    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
-        super().__init__()
-        self._connection = connection
-        self._deadline = deadline
-        self.has_given = False
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        self._connection.settimeout(self._deadline.left_s())
-        count = self._connection.recv_into(buffer)
-        self.has_given = self.has_given or count > 0
-        return count
-
-
-def _send(connection: socket.socket, head: bytes, body: Sequence[bytes | memoryview], deadline: Deadline) -> None:
-    pieces: Sequence[bytes | memoryview] = (head, *body)
-    if sum(map(len, pieces)) <= _JOINED_BYTES:
-        pieces = (b"".join(pieces),)
-    for piece in pieces:
-        connection.settimeout(deadline.left_s())
-        connection.sendall(piece)
-
-
-def _read_body(response: HTTPResponse, max_bytes: int) -> memoryview:
-    if response.length is None:  # chunked, or until the server closes
-        data = response.read(max_bytes + 1)
-        _refuse_more(len(data), max_bytes)
-        return memoryview(bytearray(data))
-    _refuse_more(response.length, max_bytes)
-    body = memoryview(bytearray(response.length))
-    at = 0
-    while at < len(body):
-        count = response.readinto(body[at:])
-        if not count:
-            raise EOFError(f"{at} of {len(body)} bytes came")
-        at += count
-    response.close()
-    return body
-
-
-def _refuse_more(length: int, max_bytes: int) -> None:
-    if length > max_bytes:
-        raise HTTPException(f"more than {max_bytes} bytes")
 
 
 def _is_readable(connection: socket.socket) -> bool:

@@ -40,6 +40,9 @@ class TritonPlugin:
         timeout_s: How long one `predict` may take in all, tries and waits included.
         connect_timeout_s: How long opening one connection over HTTP may take.
         retry: How often a server that cannot be reached is tried again; what it answers is final.
+        shared_memory: Whether inputs of 256 KiB and more go to a server of this machine through shared memory, where
+            it offers that. Where it does not, they are sent as ever: `SharedMemoryUnused` warns of it, once, and
+            `shared_memory_refusal` says why.
 
     Raises:
         SettingsInvalid: An argument, or a variable of the environment, cannot be used.
@@ -55,6 +58,7 @@ class TritonPlugin:
         timeout_s: float = 60.0,
         connect_timeout_s: float = 5.0,
         retry: Retry = _DEFAULT_RETRY,
+        shared_memory: bool = False,
     ) -> None:
         if timeout_s <= 0 or connect_timeout_s <= 0:
             raise SettingsInvalid("a time-out is longer than 0 seconds")
@@ -65,6 +69,7 @@ class TritonPlugin:
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._retry = retry
+        self._shared_memory = shared_memory
         self._asker: Asker | None = None
         self._pid = os.getpid()
         self._is_closed = False
@@ -107,6 +112,16 @@ class TritonPlugin:
 
         return await asyncio.to_thread(self.predict, df, model_name, model_version)
 
+    @property
+    def shared_memory_refusal(self) -> str | None:
+        """
+        Why large inputs are sent over the connection although `shared_memory` was asked for.
+
+        None while they are shared, and before the first of them.
+        """
+        asker = self._asker
+        return asker.shared_memory_refusal if asker is not None and self._pid == os.getpid() else None
+
     def close(self) -> None:
         """Give back every connection; the plugin cannot be used again."""
         self._is_closed = True
@@ -137,6 +152,7 @@ class TritonPlugin:
             timeout_s=self._timeout_s,
             connect_timeout_s=self._connect_timeout_s,
             retry=self._retry,
+            shares_memory=self._shared_memory,
         )
         self._asker, self._pid = asker, os.getpid()
         return asker

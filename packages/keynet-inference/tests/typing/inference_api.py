@@ -7,6 +7,7 @@ unused, which is an error too.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +20,7 @@ from keynet_inference import (
     FunctionInfo,
     KeynetFunction,
     Retry,
+    SharedMemoryUnused,
     Storage,
     TritonPlugin,
     TritonTimeout,
@@ -57,6 +59,13 @@ def ask(array: npt.NDArray[np.float32], url: str | None) -> npt.NDArray[Any]:
         return outputs["output_0"]
 
 
+def ask_near(array: npt.NDArray[np.float32]) -> str | None:
+    with TritonPlugin(shared_memory=True) as plugin, warnings.catch_warnings():
+        warnings.simplefilter("error", SharedMemoryUnused)
+        plugin.predict({"a": array}, "det")
+        return plugin.shared_memory_refusal
+
+
 async def ask_async(plugin: TritonPlugin, array: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
     return (await plugin.predict_async({"a": array}))["output_0"]
 
@@ -66,7 +75,8 @@ def keep(storage: Storage, path: Path) -> str:
     urls: list[str] = [storage.put(each) for each in (b"cat", "cat", path)]
     with path.open("rb") as file, path.open(encoding="utf-8") as text:
         urls += [storage.put(file), storage.put(text), storage.put(buffer, key="cats/2.png")]
-    Storage("/srv/files", readable=[path, "/srv/images"], max_bytes=10)
+    Storage("/srv/files", readable=[path, "/srv/images", "https://images.example.com"], max_bytes=10)
+    Storage("s3://files/function", readable=(), timeout_s=5)
     return storage.presign(urls[0], expires_s=60)
 
 
