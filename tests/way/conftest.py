@@ -1,4 +1,4 @@
-"""One `keynet up` for all tests of the way, on free ports and a home of its own."""
+"""One `keynet up` for all tests of the way, and a process that trains; both on homes of their own."""
 
 from __future__ import annotations
 
@@ -69,13 +69,12 @@ def start(home: Path) -> tuple[subprocess.Popen[bytes], Endpoints]:
     """Start `keynet up` on free ports and wait until it is ready."""
     ports = [word for name in ("--port", "--mlflow-port", "--serving-port", "--grpc-port") for word in (name, "0")]
     home.mkdir(parents=True, exist_ok=True)
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("KEYNET_", "MLFLOW_", "AWS_", "TRITON_"))}
     with (home.parent / "up.log").open("wb") as log:
         up = subprocess.Popen(
             [KEYNET, "up", "--home", str(home), *ports],
             stdout=log,
             stderr=log,
-            env=environ,
+            env=clean_environ(),
         )
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and up.poll() is None:
@@ -113,3 +112,159 @@ def at_home(stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> St
     monkeypatch.setenv("KEYNET_HOME", str(stack.home))
     monkeypatch.chdir(tmp_path)
     return stack
+
+
+_TRAINER = """
+import importlib, json, os, signal, sys, time, traceback
+import mlflow.pytorch, mlflow.store.tracking.sqlalchemy_store, onnx, onnxruntime, sqlalchemy.orm, torch
+from pathlib import Path
+from keynet_core import KeynetError, Outbox
+from keynet_train import Unpublished, trace_pytorch
+
+def kill_at(where, when):
+    head, _, attribute = where.rpartition(".")
+    try:
+        owner = importlib.import_module(head)
+    except ModuleNotFoundError:
+        module, _, kind = head.rpartition(".")
+        owner = getattr(importlib.import_module(module), kind)
+    original, is_bound = getattr(owner, attribute), isinstance(owner.__dict__[attribute], classmethod)
+
+    def killing(*args, **kwargs):
+        if not told["began"]:  # the opening writes to the store as well
+            return original(*args, **kwargs)
+        if when == "after":
+            original(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, attribute, staticmethod(killing) if is_bound else killing)
+
+told = {"began": False}
+
+def train(order):
+    def function():
+        told["began"] = True
+        told["waiting_at_start"] = len(Outbox(Path(os.environ["KEYNET_HOME"]) / "outbox").entries())
+        if gate := order["gate"]:
+            Path(gate, "training").touch()
+            while not Path(gate, "go").exists():
+                time.sleep(0.02)
+        torch.manual_seed(sum(order["name"].encode()))
+        return torch.nn.Linear(4, 3)
+
+    traced = trace_pytorch(order["name"], torch.ones(1, 4), enable_autolog=order["stores_module"])(function)
+    result = None
+    try:
+        result = traced.trace()
+    except Unpublished as error:
+        result, told["error"], told["message"] = error.result, error.code, str(error)
+    except KeynetError as error:
+        told["error"], told["message"] = error.code, str(error)
+    if result is not None:
+        told.update(
+            state=result.publication.state,
+            digest=result.package.digest,
+            event=result.publication.event_id,
+            version=result.model_version,
+            url=result.publication.url,
+            run=mlflow.get_run(result.run_id).info.status,
+        )
+    return told
+
+for line in sys.stdin:
+    order = json.loads(line)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.environ.clear()
+            os.environ.update(order["environ"])
+            if order["where"]:
+                kill_at(order["where"], order["when"])
+            os.write(writer, json.dumps(train(order)).encode())
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    os.close(writer)
+    answer = os.fdopen(reader).read()
+    _, status = os.waitpid(child, 0)
+    print(json.dumps([os.waitstatus_to_exitcode(status), answer]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended: the exit status, and what it told of itself."""
+
+    status: int
+    told: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        return self.told.get(name)
+
+
+class Trainer:
+    """A process that has imported everything, and forks a child for each training."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-W", "ignore", "-c", _TRAINER]
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, env=clean_environ(), text=True, cwd=directory
+        )
+
+    def train(
+        self,
+        name: str,
+        environ: dict[str, str],
+        where: str = "",
+        when: str = "",
+        *,
+        stores_module: bool = False,
+        gate: Path | None = None,
+    ) -> Trained:
+        """
+        Train a model and say how it ended.
+
+        Args:
+            name: Of the model.
+            environ: What the child is told, beside what everybody is.
+            where: A function at which it is killed, as `package.module.name`.
+            when: `before` or `after` that function.
+            stores_module: Whether MLflow stores the module.
+            gate: A directory; the training makes `training` in it, and goes on when `go` is there.
+        """
+        assert self._process.stdin and self._process.stdout
+        order = {
+            "name": name,
+            "environ": clean_environ() | environ,
+            "where": where,
+            "when": when,
+            "stores_module": stores_module,
+            "gate": str(gate) if gate else "",
+        }
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        status, told = json.loads(self._process.stdout.readline())
+        return Trained(status, json.loads(told or "{}"))
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate(timeout=60)
+
+
+def clean_environ() -> dict[str, str]:
+    """Return this process's environment, with nothing that keynet or MLflow read of where things are."""
+    prefixes = ("KEYNET_", "MLFLOW_", "AWS_", "RABBIT_", "TRITON_", "MODEL_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
+
+
+@pytest.fixture(scope="session")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    """A process that trains."""
+    trainer = Trainer(tmp_path_factory.mktemp("trainer"))
+    yield trainer
+    trainer.close()

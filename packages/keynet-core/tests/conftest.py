@@ -7,7 +7,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -21,13 +23,18 @@ from keynet_core import (
     Probe,
     Signature,
     TensorSpec,
+    open_store,
     to_digest,
     to_model_name,
 )
+from keynet_core._fsspec_store import FsspecStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from typing import Any
+
+    from keynet_core import ObjectStore
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", dtype=DataType.FP32, shape=("batch", 2)),),
@@ -78,6 +85,66 @@ def published() -> ModelPublished:
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "store")
+
+
+@pytest.fixture
+def s3_environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Return a function that makes an S3 server the one that this process, and what it starts, finds."""
+
+    def use(server: Any) -> None:
+        for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_S3_"))]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name, value in server.environ().items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+@pytest.fixture(scope="session")
+def buckets() -> dict[str, str]:
+    """Engine to the bucket its tests share, each below a prefix of its own: making one takes a second."""
+    return {}
+
+
+@pytest.fixture
+def open_engine(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    s3_environment: Callable[[Any], None],
+    buckets: dict[str, str],
+) -> Callable[[str], ObjectStore]:
+    """Return a function that opens a new, empty store on the engine of a name."""
+
+    def open_on(engine: str) -> ObjectStore:
+        if engine == "local":
+            return LocalStore(tmp_path / "store")
+        if engine.startswith("fsspec-"):
+            fsspec = pytest.importorskip("fsspec", reason="needs fsspec: pip install fsspec")
+            filesystem = partial(fsspec.filesystem, engine.removeprefix("fsspec-"), auto_mkdir=True)
+            root = f"{tmp_path}/fsspec"
+            filesystem().mkdirs(root)
+            return FsspecStore(f"{engine}://{root}", root, filesystem)
+        server = request.getfixturevalue(engine)
+        s3_environment(server)
+        if engine not in buckets:
+            buckets[engine] = server.bucket()
+        return open_store(f"s3://{buckets[engine]}/tests/{uuid4()}")
+
+    return open_on
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 64 KiB."""
+    where = tmp_path / "tiny"
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(where)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot be run here: {' '.join(command)}: {done.stderr.strip()}")
+    yield where
+    subprocess.run(["umount", str(where)], check=True)
 
 
 @pytest.fixture

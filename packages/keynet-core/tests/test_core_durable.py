@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import stat
@@ -20,6 +21,7 @@ from keynet_core import (
     sync_tree,
     write_durably,
 )
+from keynet_core._durable import sweep_parts
 
 
 def names(directory):
@@ -112,9 +114,38 @@ def test_the_mode_is_the_one_asked_for_whatever_stood_there(tmp_path, mode):
     assert mode_of(tmp_path / "a") == mode
 
 
-def test_a_file_that_is_being_written_is_nobody_elses(tmp_path):
-    with replacing(tmp_path / "a") as staged:
+def test_a_secret_that_is_being_written_is_nobody_elses(tmp_path):
+    with replacing(tmp_path / "a", mode=0o600) as staged:
         assert mode_of(staged) == 0o600
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0, 0o666)])
+def test_without_a_mode_the_umask_decides(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_durably(tmp_path / "a", b"new")
+    finally:
+        os.umask(before)
+    assert mode_of(tmp_path / "a") == mode
+
+
+def test_what_is_swept_in_the_moment_of_its_making_is_made_again(tmp_path, monkeypatch):
+    """A sweeper may take a new file between its creation and its lock."""
+    swept = []
+
+    def flock(handle, how):
+        if not swept:
+            swept.extend(tmp_path.iterdir())
+            swept[0].unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_durably(tmp_path / "a", b"new")
+    assert len(swept) == 1
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"new")]
+
+
+def test_sweeping_a_directory_that_is_not_there_is_done_already(tmp_path):
+    sweep_parts(tmp_path / "nowhere")
 
 
 def test_a_copy_has_the_digest_that_is_returned(tmp_path):

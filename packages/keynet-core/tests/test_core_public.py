@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
-import statistics
 from pathlib import Path
 
 import pytest
@@ -67,17 +66,12 @@ CLIENT = (
     "from keynet_core import CoreSettings, DataType, KeynetError, from_wire, read_endpoints, read_settings, to_wire"
 )
 
-CPU_TIME = """
-import resource, subprocess, sys
-for code in ("pass", sys.argv[1]):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", code], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-"""
+MODULES = "import sys; bare = set(sys.modules); exec(sys.argv[1]); print(len(set(sys.modules) - bare))"
 
 
-@pytest.mark.parametrize("code", ["import keynet_core", CLIENT], ids=["package", "what a client of models needs"])
-def test_importing_costs_less_than_60_ms_of_processor_time(python, code):
-    runs = [list(map(float, python(CPU_TIME, code).stdout.split())) for _ in range(5)]
-    assert statistics.median(loaded - bare for bare, loaded in runs) < 0.060
+# Modules are counted, not milliseconds: they follow from the code, whatever else the machine does.
+@pytest.mark.parametrize(
+    ("code", "budget"), [("import keynet_core", 32), (CLIENT, 82)], ids=["package", "what a client of models needs"]
+)
+def test_importing_adds_few_modules(python, code, budget):
+    assert int(python(MODULES, code).stdout) <= budget

@@ -46,7 +46,13 @@ def test_the_reference_has_variable_default_and_sentence():
         ("EXAMPLE_PORT", "8000", "Where to listen."),
         ("EXAMPLE_NAME", "", "What to call it."),
     ]
-    assert [name for name, _, _ in describe_settings(CoreSettings)] == ["KEYNET_HOME", "KEYNET_URL", "KEYNET_TOKEN"]
+    assert [name for name, _, _ in describe_settings(CoreSettings)] == [
+        "KEYNET_HOME",
+        "KEYNET_URL",
+        "KEYNET_TOKEN",
+        "RABBIT_ENDPOINT_URL",
+        "RABBIT_MODEL_UPLOAD_TOPIC",
+    ]
 
 
 def test_core_settings_are_read_from_the_environment(monkeypatch, tmp_path):

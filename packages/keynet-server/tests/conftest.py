@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from consuming import broker, consume, publisher, send, serve, to_services  # noqa: F401 - fixtures
 from keynet_core import (
     DataType,
     Lineage,
@@ -22,6 +25,7 @@ from keynet_core import (
     Probe,
     Signature,
     TensorSpec,
+    open_store,
     to_model_name,
     upload_package,
 )
@@ -30,11 +34,17 @@ from keynet_server._deployer import Deployer
 from keynet_server._engine import IndexRow
 from keynet_server._errors import EngineRefused, EngineUnavailable
 from keynet_server._journal import Journal
-from keynet_server._materialize import ServingRepository
+from keynet_server._materialize import DirectoryRepository
+from keynet_server._object_repository import ObjectRepository
+from keynet_server._repository import Built
+from keynet_server._sources import to_placement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+
+    from keynet_core import ObjectStore
+    from keynet_server._records import Deployment
+    from keynet_server._repository import ServingRepository
 
 CONFIG = """name: "{name}"
 backend: "onnxruntime"
@@ -112,13 +122,14 @@ class MemoryEngine:
 
     models: Path
     loaded: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    served: dict[str, set[str]] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     down: bool = False
     refuse: str | None = None
     dies_on_load: bool = False
     never_ready: bool = False
 
-    def load(self, name: str) -> None:
+    def load(self, name: str, config: str | None = None) -> None:
         self._answer("load", name)
         if self.dies_on_load:
             self.down = True
@@ -134,6 +145,7 @@ class MemoryEngine:
         except Exception as error:
             raise EngineRefused(f"failed to load '{name}': {error}") from error
         self.loaded[name] = (newest.name, session)
+        self.served[name] = {path.name for path in versions}
 
     def unload(self, name: str) -> None:
         self._answer("unload", name)
@@ -146,7 +158,7 @@ class MemoryEngine:
 
     def is_ready(self, name: str, version: str) -> bool:
         self.is_live()
-        return not self.never_ready and name in self.loaded and self.loaded[name][0] == version
+        return not self.never_ready and name in self.loaded and version in self.served[name]
 
     def index(self) -> list[IndexRow]:
         self.is_live()
@@ -187,6 +199,22 @@ def migrated(tmp_path_factory):
     return home / "keynet.db"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request, tmp_path: Path) -> str:
+    """Return the URL of an empty database of each kind that a journal runs on."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'journal.db'}"
+    return request.getfixturevalue("postgresql").database()
+
+
+@pytest.fixture
+def database(database_url: str):
+    """Open the empty database."""
+    database = open_database(database_url)
+    yield database
+    database.dispose()
+
+
 @pytest.fixture
 def journal(home: Path, migrated: Path):
     home.mkdir(exist_ok=True)
@@ -197,19 +225,32 @@ def journal(home: Path, migrated: Path):
 
 
 @pytest.fixture
-def repository(home: Path) -> ServingRepository:
-    repository = ServingRepository(home / "serving")
+def repository(home: Path) -> DirectoryRepository:
+    repository = DirectoryRepository(home / "serving")
     repository.prepare()
     return repository
 
 
+def link_again(repository: ServingRepository, deployment: Deployment) -> None:
+    """Link what was built for a deployment, whatever the journal says of it."""
+    placement = to_placement(deployment)
+    repository.link(Built(placement=placement, probe=None, versions=(placement.version,)))
+
+
+@pytest.fixture(name="link_again")
+def link_again_fixture():
+    return link_again
+
+
 @pytest.fixture
-def engine(repository: ServingRepository) -> MemoryEngine:
+def engine(repository: DirectoryRepository) -> MemoryEngine:
     return MemoryEngine(repository.models)
 
 
 @pytest.fixture
-def deployer(journal: Journal, publishing: Publishing, repository: ServingRepository, engine: MemoryEngine) -> Deployer:
+def deployer(
+    journal: Journal, publishing: Publishing, repository: DirectoryRepository, engine: MemoryEngine
+) -> Deployer:
     return Deployer(journal=journal, store=publishing.store, repository=repository, engine=engine)
 
 
@@ -226,9 +267,24 @@ class Serving:
 def serving(tmp_path_factory):
     """Run `keynet_serving` once for all tests that need the real thing; each uses model names of its own."""
     root = tmp_path_factory.mktemp("serving")
-    (root / "models").mkdir()
+    with model_server(root, root / "models") as serving:
+        yield serving
+
+
+@pytest.fixture(scope="module")
+def own_serving(tmp_path_factory):
+    """Run `keynet_serving` for one module of tests, which put links in order that they do not know."""
+    root = tmp_path_factory.mktemp("own-serving")
+    with model_server(root, root / "models") as serving:
+        yield serving
+
+
+@contextmanager
+def model_server(root: Path, models: Path) -> Iterator[Serving]:
+    """Run `keynet_serving` on a directory of models."""
+    models.mkdir(exist_ok=True)
     ready = root / "ready.json"
-    command = [sys.executable, "-m", "keynet_serving", "--model-repository", str(root / "models")]
+    command = [sys.executable, "-m", "keynet_serving", "--model-repository", str(models)]
     command += ["--http-port", "0", "--grpc-port", "0", "--ready-file", str(ready)]
     with (root / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -238,6 +294,59 @@ def serving(tmp_path_factory):
     finally:
         process.terminate()
         process.wait(60)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An engine, the repository it reads, and a store with packages; model names are each test's own."""
+
+    name: str
+    url: str
+    repository_url: str
+    store: ObjectStore
+    aside: Path
+
+    def repository(self, on_step: Callable[[str], None] = lambda _step: None) -> ServingRepository:
+        """Return the repository, prepared; of objects also where the store is a directory."""
+        kind, _, address = self.repository_url.partition(":")
+        if kind == "objects":
+            repository = ObjectRepository(open_store(address), self.aside, on_step=on_step)
+        else:
+            repository = DirectoryRepository(Path(address), on_step=on_step)
+        repository.prepare()
+        return repository
+
+
+STAGES = ("model server", "model server, objects", "Triton", "Triton, Ceph")
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def stage(request, tmp_path_factory):
+    """Run each engine on each kind of repository, once a module."""
+    root = tmp_path_factory.mktemp("stage")
+    engine, _, objects = request.param.partition(", ")
+    with ExitStack() as ending:
+        store, address, read = LocalStore(root / "store"), f"directory:{root}", root / "models"
+        environ: dict[str, str] = {}
+        if objects == "Ceph":
+            ceph = request.getfixturevalue("ceph")
+            environ, bucket = ceph.environ(), ceph.bucket()
+            patch = ending.enter_context(pytest.MonkeyPatch.context())
+            for name, value in environ.items():
+                patch.setenv(name, value)
+            store, address = open_store(f"s3://{bucket}/store"), f"objects:s3://{bucket}/models"
+            read = f"s3://{ceph.url}/{bucket}/models"
+        elif objects:
+            address = f"objects:{root / 'models'}"
+        stage = Stage(name=request.param, url="", repository_url=address, store=store, aside=root / "aside")
+        stage.repository()
+        if engine == "Triton":
+            triton = request.getfixturevalue("triton")
+            strict = "--disable-auto-complete-config"
+            server = ending.enter_context(triton.serve(read, strict, environ=environ))
+        else:
+            server = ending.enter_context(model_server(root, read))
+        yield replace(stage, url=server.url)
 
 
 def eventually(holds: Callable[[], Any], timeout_s: float = 20.0) -> Any:

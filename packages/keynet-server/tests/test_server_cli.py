@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -54,23 +53,17 @@ def findings(done):
     return {each["check"]: each for each in json.loads(done.stdout)["findings"]}
 
 
-def cpu_of(*command):
-    """Return the CPU seconds of a process, the least of three runs."""
-
-    def once():
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, capture_output=True, check=True, timeout=60)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    return min(once() for _ in range(3))
+def test_help_adds_few_modules_to_python():
+    script = (
+        "import sys; bare = set(sys.modules); from keynet_server._cli import keynet\n"
+        "keynet(['--help'], standalone_mode=False); print(len(set(sys.modules) - bare), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    # Counted, not timed: modules follow from the code, whatever else the machine does.
+    assert int(done.stderr) <= 110
 
 
-def test_help_costs_little_more_than_python():
-    assert cpu_of(*KEYNET, "--help") - cpu_of(sys.executable, "-c", "pass") < 0.15
-
-
-@pytest.mark.parametrize("command", ["", "up", "models", "doctor"])
+@pytest.mark.parametrize("command", ["", "up", "models", "events", "doctor"])
 def test_help_imports_nothing_heavy(command):
     script = (
         "import sys; from keynet_server._cli import keynet;"

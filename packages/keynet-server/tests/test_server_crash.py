@@ -1,4 +1,4 @@
-"""SIGKILL at every step of a deployment, with the real model server; then a server starts again."""
+"""SIGKILL at every step of a deployment, with each engine on each kind of repository; then a server starts again."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from keynet_core import LocalStore, Outbox
+from keynet_core import LocalStore, Outbox, to_model_name
 from keynet_server._database import open_database
 from keynet_server._deployer import Deployer
 from keynet_server._engine import KServeEngine
 from keynet_server._journal import Journal
-from keynet_server._materialize import ServingRepository
+from keynet_server._object_repository import ObjectRepository
+from keynet_server._unload import UnloadRequested
 from keynet_server._worker import Worker
+
+if TYPE_CHECKING:
+    from keynet_core import Event
+    from keynet_server._repository import ServingRepository
 
 STEPS = (
     "received",
@@ -38,82 +45,126 @@ STEPS = (
 FAILING = ("loaded", "ready", "restored")
 """Steps of a deployment whose probe is answered wrongly."""
 
+UNLOADING = ("unlinked", "unloaded")
+
+ON_REAL = {"synced", "linked", "loaded", "journaled", "restored", "unlinked"}
+"""What is killed with the real Triton, which takes longer to load."""
+
+
+def of(stage, steps):
+    return [step for step in steps if "Triton" not in stage or step in ON_REAL]
+
+
 ONES = {"input_0": np.ones((1, 3), np.float32)}
 
 
+@dataclass(frozen=True)
+class Aftermath:
+    """What a server that started again made of what the killed ones left."""
+
+    journal: Journal
+    repository: ServingRepository
+    engine: KServeEngine
+    events: dict[str, Event]
+    linked: dict[str, int | None]
+    """Which deployments engines would have found before the server acted on an event."""
+    aside: Path
+
+    def names(self, kind):
+        return [name for name in self.events if name.startswith(f"{kind}-")]
+
+    def of(self, name):
+        """Return what became of a model: its deployments, its last event, what is linked, and how it multiplies."""
+        states = [(each.number, each.state) for each in self.journal.history(name)]
+        outcome = self.journal.event(self.events[name].id).outcome
+        return states, outcome, self.repository.linked(name), self._factor(name)
+
+    def _factor(self, name):
+        ready = [row.version for row in self.engine.index() if row.name == name and row.state == "READY"]
+        answers = [float(self.engine.infer(name, version, ONES)["output_0"][0, 0]) for version in ready]
+        return answers[0] if answers else None
+
+
 @pytest.fixture(scope="module")
-def aftermath(serving, migrated, tmp_path_factory, publishing_class):
+def aftermath(stage, migrated, tmp_path_factory, publishing_class):
     """Kill a server at each step, each with a model of its own that was served before, then start one again."""
     home = tmp_path_factory.mktemp("killed")
     shutil.copy(migrated, home / "keynet.db")
     publishing = publishing_class(store=LocalStore(home / "store"), scratch=home / "scratch")
     journal = Journal(open_database(f"sqlite:///{home / 'keynet.db'}"))
-    repository, engine = ServingRepository(serving.root), KServeEngine(url=serving.url)
-    repository.prepare()
+    repository, engine = stage.repository(), KServeEngine(url=stage.url)
     deployer = Deployer(journal=journal, store=publishing.store, repository=repository, engine=engine)
 
     events = {}
-    for step, answers in [(step, 3.0) for step in STEPS] + [(step, 9.0) for step in FAILING]:
-        name = f"{'bad' if answers == 9.0 else 'good'}-{step}"
-        first = publishing.publish(name, 2.0).to_event()
-        deployer.receive(first)
-        assert deployer.deploy(journal.event(first.id)) == "deployed"
-        events[name] = publishing.publish(name, 3.0, answers=answers).to_event()
-    _kill(home, serving, {name: event for name, event in events.items() if name.startswith("good")})
-    _kill(home, serving, {name: event for name, event in events.items() if name.startswith("bad")})
+    for kind, steps in (("good", STEPS), ("bad", FAILING), ("gone", UNLOADING)):
+        steps = of(stage.name, steps)  # noqa: PLW2901 - fewer of the same
+        for name in (f"{kind}-{step}" for step in steps):
+            first = publishing.publish(name, 2.0).to_event()
+            deployer.receive(first)
+            assert deployer.deploy(journal.event(first.id)) == "deployed"
+            if kind == "gone":
+                events[name] = UnloadRequested(model=to_model_name(name), who="ada", why=None).to_event()
+            else:
+                events[name] = publishing.publish(name, 3.0, answers=9.0 if kind == "bad" else 3.0).to_event()
+        _kill(home, stage, {step: events[f"{kind}-{step}"] for step in steps})
 
     repaired = deployer.repair_links()
     linked = {name: repository.linked(name) for name in events}
     deployer.reload(repaired)
-    for event in events.values():
-        deployer.receive(event)  # the outbox sends again what it was not told of
-    Worker(deployer, Outbox(home / "outbox"), publishing.store).run_once()
-    return journal, repository, engine, events, linked
+    for name, event in events.items():
+        if not name.startswith("gone"):
+            deployer.receive(event)  # the outbox sends again what it was not told of
+    worker = Worker(deployer, Outbox(home / "outbox"), publishing.store)
+    while worker.run_once():
+        pass
+    return Aftermath(journal, repository, engine, events, linked, stage.aside)
 
 
-def _kill(home, serving, events):
-    steps = {name.partition("-")[2]: event.to_json().decode() for name, event in events.items()}
+def _kill(home, stage, events):
+    steps = {step: event.to_json().decode() for step, event in events.items()}
     command = [sys.executable, str(Path(__file__).with_name("killed_server.py"))]
-    command += [str(home), str(serving.root), serving.url]
-    done = subprocess.run(command, input=json.dumps(steps), capture_output=True, text=True, timeout=60, check=False)
+    command += [str(home), stage.repository_url, str(stage.aside), stage.url]
+    done = subprocess.run(command, input=json.dumps(steps), capture_output=True, text=True, timeout=180, check=False)
     assert json.loads(done.stdout) == dict.fromkeys(steps, -signal.SIGKILL), done.stderr
 
 
-def factor_of(engine, journal, name):
-    return float(engine.infer(name, journal.live(name).served_version, ONES)["output_0"][0, 0])
+def test_killed_after_any_step_the_next_start_finishes_the_deployment(aftermath):
+    names = aftermath.names("good")
+    finished = ([(2, "deployed"), (1, "superseded")], "deployed", 2, 3.0)
+    assert {name: aftermath.of(name) for name in names} == dict.fromkeys(names, finished)
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_killed_after_a_step_the_next_start_finishes_the_deployment(aftermath, step):
-    journal, repository, engine, events, _ = aftermath
-    name = f"good-{step}"
-    assert [(each.number, each.state) for each in journal.history(name)] == [(2, "deployed"), (1, "superseded")]
-    assert journal.event(events[name].id).outcome == "deployed"
-    assert repository.linked(name) == 2
-    assert factor_of(engine, journal, name) == 3.0
+def test_killed_while_a_deployment_fails_the_next_start_fails_it_and_keeps_the_old(aftermath):
+    names = aftermath.names("bad")
+    kept = ([(2, "failed"), (1, "deployed")], "failed", 1, 2.0)
+    assert {name: aftermath.of(name) for name in names} == dict.fromkeys(names, kept)
 
 
-@pytest.mark.parametrize("step", FAILING)
-def test_killed_while_a_deployment_fails_the_next_start_fails_it_and_keeps_the_old(aftermath, step):
-    journal, repository, engine, events, _ = aftermath
-    name = f"bad-{step}"
-    assert [(each.number, each.state) for each in journal.history(name)] == [(2, "failed"), (1, "deployed")]
-    assert journal.event(events[name].id).outcome == "failed"
-    assert repository.linked(name) == 1
-    assert factor_of(engine, journal, name) == 2.0
+def test_killed_while_a_model_is_unloaded_the_next_start_unloads_it(aftermath):
+    names = aftermath.names("gone")
+    gone = ([(1, "unloaded")], "unloaded", None, None)
+    assert {name: aftermath.of(name) for name in names} == dict.fromkeys(names, gone)
 
 
 def test_before_an_engine_starts_every_link_leads_to_what_was_probed(aftermath):
-    *_, linked = aftermath
     done = {"good-journaled", "good-pruned"}
-    assert linked == {name: 2 if name in done else 1 for name in linked}
+    assert aftermath.linked == {name: 2 if name in done else 1 for name in aftermath.linked}
 
 
 def test_nothing_half_made_is_left(aftermath):
-    _, repository, _, events, _ = aftermath
+    repository = aftermath.repository
+    assert repository.broken() == []
+    assert set(repository.links()) & set(aftermath.events) == {
+        name for name in aftermath.events if not name.startswith("gone")
+    }
+    if isinstance(repository, ObjectRepository):
+        assert list(aftermath.aside.iterdir()) == []
+        served = {tuple(key.split("/")[:2]) for key in repository.store.list("") if key.count("/") > 1}
+        live = [aftermath.journal.live(name) for name in aftermath.events]
+        assert served == {(each.model, each.served_version) for each in live if each}
+        return
     assert list((repository.root / "staging").iterdir()) == []
-    for name in events:
-        assert (repository.models / name).resolve().is_dir()
+    for name in aftermath.events:
         for directory in (repository.deployments / name).iterdir():
             assert {path.name for path in directory.iterdir()} >= {"config.pbtxt", "manifest.json"}
             assert list(directory.rglob("model.onnx"))

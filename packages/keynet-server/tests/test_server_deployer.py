@@ -112,7 +112,7 @@ def test_a_refused_load_leaves_the_old_model_serving(publish, journal, engine, r
     assert failed.state == "failed"
     assert "unexpected shape" in failed.reason
     assert failed.engine_answer == engine.refuse
-    assert not repository.has("times", 2)
+    assert not (repository.deployments / "times" / "2").exists()
     assert journal.live("times").number == 1
 
 
@@ -158,7 +158,7 @@ def test_a_wrong_answer_to_the_probe_brings_the_old_model_back(publish, journal,
 
 
 def test_a_model_that_does_not_get_ready_fails(publish, engine, journal, monkeypatch):
-    monkeypatch.setattr("keynet_server._deployer.READY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("keynet_server._rollout.READY_TIMEOUT_S", 0.1)
     engine.never_ready = True
     assert publish(2.0) == "failed"
     assert "is not ready" in journal.history("times")[0].reason
@@ -311,7 +311,7 @@ def test_what_an_earlier_removal_left_does_not_stop_the_next(publish, repository
     left.mkdir()
     (left / "half").write_bytes(b"removed")
     publish(4.0)
-    assert not repository.has("times", 1)
+    assert not (repository.deployments / "times" / "1").exists()
     assert not left.exists()
 
 
@@ -339,7 +339,7 @@ def test_what_is_linked_is_newer_than_all_that_was_also_after_waiting_and_with_a
 def test_a_postponement_tells_what_could_not_be_restored(publish, publishing, journal, engine, repository):
     publish(2.0)
 
-    def lose_everything(name):
+    def lose_everything(name, _config):
         remove_tree(repository.deployments / "times" / "1")
         remove_tree(publishing.store.root)
         raise EngineUnavailable("the engine died")
@@ -423,7 +423,7 @@ def test_a_second_rollback_takes_the_first_one_back(publish, deployer, engine):
 def test_a_rollback_to_a_number_reaches_packages_whose_directory_is_gone(publish, deployer, engine, repository):
     for factor in (1.0, 2.0, 3.0, 4.0, 5.0):
         publish(factor)
-    assert not repository.has("times", 1)
+    assert not (repository.deployments / "times" / "1").exists()
     roll_back(deployer, to=1)
     assert engine.factor() == 1.0
 
@@ -453,10 +453,12 @@ def test_a_rollback_of_what_is_not_known_says_so(publish, deployer):
         deployer.request_rollback("other", to=None, who="ada", why=None)
 
 
-def test_a_link_that_was_never_journaled_is_put_back_before_an_engine_starts(publish, deployer, repository):
+def test_a_link_that_was_never_journaled_is_put_back_before_an_engine_starts(
+    publish, deployer, journal, repository, link_again
+):
     publish(2.0)
     publish(3.0)
-    repository.link("times", 1)
+    link_again(repository, journal.find("times", 1))
     (repository.models / "ghost").symlink_to("../deployments/ghost/1")
     assert deployer.repair_links() == ["ghost", "times"]
     assert repository.linked("times") == 2

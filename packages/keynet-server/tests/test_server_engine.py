@@ -1,83 +1,106 @@
-"""The adapter, against the real model server and against servers that misbehave."""
+"""The adapter, against both engines and against servers that misbehave."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import socket
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from keynet_server._engine import KServeEngine
 from keynet_server._errors import EngineRefused, EngineUnavailable
-from keynet_server._materialize import ServingRepository
+from keynet_server._repository import Earlier, Placement
 
 
 @pytest.fixture
-def engine(serving):
-    return KServeEngine(url=serving.url)
+def engine(stage):
+    return KServeEngine(url=stage.url)
 
 
 @pytest.fixture
-def place(serving, publishing):
-    """Put a package where the real model server finds it."""
-    repository = ServingRepository(serving.root)
-    repository.prepare()
+def place(stage, publishing):
+    """Put a package where the engine finds it, as a deployment of this number."""
+    repository = stage.repository()
+
+    class Shelf:
+        store = publishing.store
+
+        def fetch(self, _placement, into):
+            shutil.copytree(package.directory, into, dirs_exist_ok=True)
+            return replace(package, directory=into)
+
+        def earlier(self, _placement, _package):
+            return Earlier()
 
     def place(name, number, factor, version="1"):
+        nonlocal package
         package = publishing.package(name, factor)
-
-        def fetch(into):
-            for path in package.directory.iterdir():
-                path.rename(into / path.name)
-            return type(package)(directory=into, manifest=package.manifest)
-
-        repository.build(name, number, version, fetch)
-        repository.link(name, number)
+        placement = Placement(model=name, number=number, version=version, digest=package.digest)
+        repository.link(repository.build(placement, Shelf()))
         return repository
 
+    package = None
     return place
 
 
-def test_load_ask_replace_and_unload(engine, place):
-    place("adapter", 1, 2.0, "7")
-    engine.load("adapter")
-    assert engine.is_live()
-    assert engine.is_ready("adapter", "7")
-    assert not engine.is_ready("adapter", "8")
-    sample = np.ones((2, 3), np.float32)
-    assert engine.infer("adapter", "7", {"input_0": sample})["output_0"].tolist() == [[2.0] * 3] * 2
-    place("adapter", 2, 5.0, "8")
-    engine.load("adapter")
-    assert engine.is_ready("adapter", "8")
-    assert not engine.is_ready("adapter", "7")
-    assert engine.infer("adapter", "8", {"input_0": sample})["output_0"][0, 0] == 5.0
-    assert ("adapter", "8", "READY") in {(row.name, row.version, row.state) for row in engine.index()}
-    engine.unload("adapter")
-    assert not engine.is_ready("adapter", "8")
+@pytest.mark.parametrize("stage", ["model server", "Triton"], indirect=True)
+class TestBothEngines:
+    def test_load_ask_replace_and_unload(self, engine, place):
+        place("adapter", 1, 2.0, "7")
+        engine.load("adapter")
+        assert engine.is_live()
+        assert engine.is_ready("adapter", "7")
+        assert not engine.is_ready("adapter", "8")
+        sample = np.ones((2, 3), np.float32)
+        assert engine.infer("adapter", "7", {"input_0": sample})["output_0"].tolist() == [[2.0] * 3] * 2
+        place("adapter", 2, 5.0, "8")
+        engine.load("adapter")
+        assert engine.is_ready("adapter", "8")
+        assert not engine.is_ready("adapter", "7")
+        assert engine.infer("adapter", "8", {"input_0": sample})["output_0"][0, 0] == 5.0
+        assert ("adapter", "8", "READY") in {(row.name, row.version, row.state) for row in engine.index()}
+        engine.unload("adapter")
+        assert not engine.is_ready("adapter", "8")
 
+    def test_going_back_to_older_files_is_loaded(self, engine, place):
+        place("back", 1, 2.0)
+        engine.load("back")
+        place("back", 2, 5.0)
+        engine.load("back")
+        place("back", 1, 2.0)
+        engine.load("back")
+        answer = engine.infer("back", "1", {"input_0": np.ones((1, 3), np.float32)})
+        assert answer["output_0"][0, 0] == 2.0
+        engine.unload("back")
 
-def test_going_back_to_older_files_is_loaded(engine, place):
-    place("back", 1, 2.0)
-    engine.load("back")
-    repository = place("back", 2, 5.0)
-    engine.load("back")
-    repository.link("back", 1)
-    engine.load("back")
-    answer = engine.infer("back", "1", {"input_0": np.ones((1, 3), np.float32)})
-    assert answer["output_0"][0, 0] == 2.0
+    def test_a_configuration_that_is_told_is_loaded_whatever_the_times_say(self, engine, place):
+        place("told", 1, 2.0)
+        engine.load("told")
+        config = {"name": "told", "backend": "onnxruntime", "max_batch_size": 3, "instance_group": [{"count": 1}]}
+        for kind in ("input", "output"):
+            config[kind] = [{"name": f"{kind}_0", "data_type": "TYPE_FP32", "dims": [3]}]
+        engine.load("told", json.dumps(config))
+        engine.infer("told", "1", {"input_0": np.ones((3, 3), np.float32)})
+        with pytest.raises(EngineRefused, match="batch-size must be <= 3"):
+            engine.infer("told", "1", {"input_0": np.ones((4, 3), np.float32)})
+        with pytest.raises(EngineRefused, match="refused to load told"):
+            engine.load("told", "{")
+        engine.unload("told")
 
-
-def test_a_refusal_carries_the_engines_own_words(engine, serving, place):
-    with pytest.raises(EngineRefused, match="nosuchmodel"):
-        engine.load("nosuchmodel")
-    place("broken", 1, 2.0)
-    (serving.root / "deployments" / "broken" / "1" / "1" / "model.onnx").write_bytes(b"no onnx")
-    with pytest.raises(EngineRefused, match="refused to load broken"):
-        engine.load("broken")
-    with pytest.raises(EngineRefused, match="does not answer for"):
-        engine.infer("nosuchmodel", "1", {"x": np.zeros(1, np.float32)})
+    def test_a_refusal_carries_the_engines_own_words(self, engine, place):
+        with pytest.raises(EngineRefused, match="nosuchmodel"):
+            engine.load("nosuchmodel")
+        repository = place("broken", 1, 2.0)
+        (repository.deployments / "broken" / "1" / "1" / "model.onnx").write_bytes(b"no onnx")
+        with pytest.raises(EngineRefused, match="refused to load broken"):
+            engine.load("broken")
+        with pytest.raises(EngineRefused, match="does not answer for"):
+            engine.infer("nosuchmodel", "1", {"x": np.zeros(1, np.float32)})
 
 
 def test_a_closed_port_is_unavailable():

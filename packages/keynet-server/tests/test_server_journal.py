@@ -1,20 +1,19 @@
-"""The journal and its migrations, on a real SQLite."""
+"""The journal: one contract, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-import sqlalchemy as sa
 
-from keynet_server._database import migrate, newest_revision, open_database, revision_of
-from keynet_server._errors import DeploymentUnknown, EventUnknown, JournalUnavailable
+from keynet_core import Event, EventInvalid
+from keynet_server._database import migrate
+from keynet_server._errors import ClaimMissing, DeploymentUnknown, EventUnknown
 from keynet_server._journal import SHOWN_DEPLOYMENTS, Journal
 from keynet_server._records import Request
-from keynet_server._tables import UtcTime, metadata
+from keynet_server._tables import UtcTime
 
 
 def received(publishing, journal, **options):
@@ -36,80 +35,9 @@ def request_for(event):
 
 
 @pytest.fixture
-def database(home):
-    database = open_database(f"sqlite:///{home / 'other.db'}")
-    yield database
-    database.dispose()
-
-
-def test_migrations_leave_the_tables_that_the_code_uses(database, home):
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    migrate(database, home / "lock")
-    with database.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-
-
-def test_migrations_go_up_and_down_with_data(database, home, publishing):
-    lock = home / "lock"
-    migrate(database, lock)
-    journal = Journal(database)
-    deployment = journal.begin(request_for(received(publishing, journal, run_id="r1")))
-    journal.deployed(deployment, "loaded")
-    migrate(database, lock, "0001")
-    assert revision_of(database) == "0001"
-    with database.connect() as connection:
-        assert connection.execute(sa.text("SELECT model, state FROM deployments")).all() == [("times", "deployed")]
-    migrate(database, lock)
-    assert revision_of(database) == newest_revision()
-    assert journal.live("times").restores is None
-    assert journal.live("times").run_id == "r1"
-    migrate(database, lock, "base")
-    assert revision_of(database) is None
-    migrate(database, lock)
-    assert journal.models() == []
-
-
-def test_two_starts_at_once_migrate_once(home):
-    script = (
-        "import sys, pathlib; from keynet_server._database import *; home = pathlib.Path(sys.argv[1]);"
-        "migrate(open_database(f'sqlite:///{home}/new.db'), home / 'lock')"
-    )
-    home.mkdir()
-    starts = [subprocess.Popen([sys.executable, "-c", script, str(home)]) for _ in range(3)]
-    assert [start.wait(60) for start in starts] == [0, 0, 0]
-
-
-def test_tables_of_a_newer_keynet_are_left_alone(database, home):
-    migrate(database, home / "lock")
-    with database.begin() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(JournalUnavailable, match="9999"):
-        migrate(database, home / "lock")
-
-
-def test_sqlite_is_durable_and_checks_references(database):
-    with database.connect() as connection:
-        pragmas = {
-            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
-        }
-    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
-
-
-@pytest.mark.parametrize("url", ["no url at all", "unheardof://x", "postgresql+nodriver://x"])
-def test_a_database_that_cannot_be_opened_is_told_with_a_next_step(url):
-    with pytest.raises(JournalUnavailable) as raised:
-        open_database(url)
-    assert "KEYNET_DATABASE_URL" in raised.value.hint
-
-
-def test_a_database_that_is_no_database_is_unavailable(tmp_path):
-    (tmp_path / "keynet.db").write_bytes(b"not a database, whatever its name says" * 100)
-    database = open_database(f"sqlite:///{tmp_path / 'keynet.db'}")
-    with pytest.raises(JournalUnavailable, match="not a database"):
-        revision_of(database)
+def journal(database, tmp_path):
+    migrate(database, tmp_path / "migrate.lock")
+    return Journal(database)
 
 
 def test_an_event_is_written_down_once(publishing, journal):
@@ -157,6 +85,7 @@ def test_times_are_aware_and_a_naive_one_is_refused():
     kept = UtcTime()
     noon = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
     assert kept.process_bind_param(noon, None) == datetime(2026, 1, 1, 10, tzinfo=UTC)
+    assert kept.process_result_value(noon, None).isoformat() == "2026-01-01T10:00:00+00:00"
     with pytest.raises(ValueError, match="time zone"):
         kept.process_bind_param(noon.replace(tzinfo=None), None)
 
@@ -199,3 +128,117 @@ def test_a_long_history_says_that_it_is_longer(publishing, journal):
     told = journal.newest("times").to_dict()
     assert (len(told["deployments"]), told["deployments"][0]["number"]) == (SHOWN_DEPLOYMENTS, SHOWN_DEPLOYMENTS + 1)
     assert told["truncated"] is True
+
+
+def waiting(journal, subject, count, first=0):
+    """Receive events that nobody needs to understand."""
+    ids = [f"{subject}-{number}" for number in range(first, first + count)]
+    for each in ids:
+        assert journal.receive(Event(id=each, source="/x", type="any", subject=subject, data={}))
+    return ids
+
+
+def test_models_with_events_that_wait_come_by_their_first_event(journal):
+    waiting(journal, "b", 1)
+    waiting(journal, "a", 2)
+    waiting(journal, "b", 1, first=1)
+    waiting(journal, None, 1)
+    journal.finish("a-0", "failed", "no")
+    told = journal.backlogs(limit=10)
+    assert [each.subject for each in told] == ["b", "a", None]
+    assert [each.last - each.first for each in told] == [3, 0, 0]
+    assert [each.subject for each in journal.backlogs(after=told[0].first, limit=1)] == ["a"]
+    assert journal.backlogs(after=told[2].first, limit=1) == []
+
+
+@pytest.mark.parametrize("subject", ["a", None])
+def test_events_of_a_model_that_wait_come_oldest_first_and_no_more_than_asked_for(journal, subject):
+    waiting(journal, "other", 2)
+    ids = waiting(journal, subject, 4)
+    journal.finish(ids[1], "failed", "no")
+    assert [each.id for each in journal.waiting(subject, limit=2)] == [ids[0], ids[2]]
+    assert journal.newest_waiting(subject).id == ids[3]
+    assert journal.newest_waiting("nobody") is None
+
+
+def test_all_events_that_were_overtaken_fail_at_once_and_no_others(publishing, journal):
+    begun = received(publishing, journal, factor=1.0)
+    deployment = journal.begin(request_for(begun))
+    early = waiting(journal, "times", 3)
+    elsewhere = waiting(journal, "other", 1)
+    newest = received(publishing, journal, factor=2.0)
+    journal.deployed(journal.begin(request_for(newest)), "loaded")
+    late = waiting(journal, "times", 1, first=3)
+    count, deployments = journal.fail_overtaken("times", "overtaken")
+    assert (count, [each.number for each in deployments]) == (4, [deployment.number])
+    assert {journal.event(each).outcome for each in (begun.id, *early)} == {"failed"}
+    assert journal.find("times", deployment.number).reason == "overtaken"
+    assert [journal.event(each).outcome for each in (*elsewhere, *late)] == [None, None]
+    assert journal.live("times").event_id == newest.id
+
+
+def test_nothing_is_overtaken_while_nothing_succeeded(journal):
+    ids = waiting(journal, "a", 2)
+    journal.finish(ids[1], "failed", "no")
+    assert journal.fail_overtaken("a", "overtaken") == (0, [])
+
+
+def test_an_outcome_is_written_once(publishing, journal):
+    event = received(publishing, journal)
+    journal.finish(event.id, "already deployed", "first")
+    journal.finish(event.id, "failed", "second")
+    assert (journal.event(event.id).outcome, journal.event(event.id).reason) == ("already deployed", "first")
+
+
+def test_a_server_that_was_cut_off_cannot_bring_back_what_another_replaced(publishing, journal):
+    first, second = (journal.begin(request_for(received(publishing, journal, factor=f))) for f in (1.0, 2.0))
+    journal.deployed(first, "loaded by the other")
+    journal.deployed(second, "loaded by the other")
+    with pytest.raises(ClaimMissing):
+        journal.deployed(first, "loaded late")
+    journal.postponed(first, "too late as well")
+    assert [(each.number, each.state) for each in journal.history("times")] == [(2, "deployed"), (1, "superseded")]
+    assert journal.find("times", 1).engine_answer == "loaded by the other"
+    assert journal.find("times", 1).reason is None
+
+
+def test_what_an_operator_unloaded_is_live_no_more_and_keeps_its_line(publishing, journal):
+    deployment = journal.begin(request_for(received(publishing, journal)))
+    journal.deployed(deployment, "loaded")
+    [asked] = waiting(journal, "times", 1)
+    journal.unloaded(deployment, asked, who="ada", why="too slow")
+    assert journal.live("times") is None
+    assert journal.event(asked).outcome == "unloaded"
+    assert journal.find("times", 1).reason == "unloaded by ada: too slow"
+    assert journal.find("times", 1).state == "unloaded"
+
+
+def test_words_that_no_database_takes_are_kept_but_for_a_character(publishing, journal):
+    deployment = journal.begin(replace(request_for(received(publishing, journal)), why="a\0b", requested_by="\ud800"))
+    assert (deployment.why, deployment.requested_by) == ("a\ufffdb", "?")
+    journal.failed(deployment, "it said \0 and 모델", "answer \0")
+    assert journal.find("times", 1).reason == "it said \ufffd and 모델"
+    assert journal.event(deployment.event_id).reason == "it said \ufffd and 모델"
+
+
+def test_an_event_no_database_can_hold_is_invalid_and_not_a_failure_of_the_database(journal):
+    event = Event(id="a\0b", source="/x", type="any", subject="a", data={})
+    with suppress(EventInvalid):
+        journal.receive(event)
+        assert journal.event(event.id), "SQLite holds it"
+
+
+def test_the_newest_deployments_are_by_receipt_whatever_the_clock_said(publishing, database, journal):
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    jumping = Journal(database, clock=lambda: now[0])
+    for factor, days in ((1.0, 400), (2.0, -800), (3.0, 5)):
+        now[0] += timedelta(days=days)
+        jumping.deployed(jumping.begin(request_for(received(publishing, jumping, factor=factor))), "loaded")
+    assert [each.number for each in jumping.recent()] == [3, 2, 1]
+    assert jumping.live("times").number == 3
+
+
+def test_models_come_in_one_alphabet_on_every_database(publishing, journal):
+    for name in ("b", "B", "a-1", "a.1", "a", "Z"):
+        journal.begin(request_for(received(publishing, journal, name=name)))
+    assert [each.name for each in journal.models()] == sorted(["b", "B", "a-1", "a.1", "a", "Z"])

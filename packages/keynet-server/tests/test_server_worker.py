@@ -1,4 +1,4 @@
-"""The worker: order, patience, and nothing that stops it."""
+"""The worker: order, patience, and nothing that stops it; on either database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import pytest
 
 from keynet_core import Event, LocalStore, Outbox, locked
 from keynet_server import _worker
+from keynet_server._database import migrate
+from keynet_server._errors import JournalUnavailable
+from keynet_server._journal import Journal
 from keynet_server._worker import Worker
+
+
+@pytest.fixture
+def journal(database, tmp_path):
+    migrate(database, tmp_path / "migrate.lock")
+    return Journal(database)
 
 
 @pytest.fixture
@@ -71,6 +80,47 @@ def test_an_unforeseen_error_is_journaled_and_does_not_stop_the_next(worker, rec
     assert journal.live("bad") is None
     assert "bad" not in engine.loaded
     assert journal.event(good).outcome == "deployed"
+
+
+def test_a_database_that_is_away_is_told_of_once(worker, journal, monkeypatch, caplog):
+    def unavailable(**_options):
+        raise JournalUnavailable("no database")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "backlogs", unavailable)
+        for _ in range(3):
+            assert worker.run_once() is False
+    worker.run_once()
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "backlogs", unavailable)
+        worker.run_once()
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["journal.unavailable: no database"] * 2, "once for each time it went away"
+
+
+def test_an_event_the_journal_cannot_go_on_with_is_tried_later_and_does_not_stop_the_next(
+    worker, receive, journal, monkeypatch
+):
+    now = [0.0]
+    monkeypatch.setattr(_worker.time, "monotonic", lambda: now[0])
+    begin, tries = journal.begin, []
+
+    def refuse(request):
+        if request.model == "bad":
+            tries.append(request.event_id)
+            raise JournalUnavailable("it cannot be written down")
+        return begin(request)
+
+    bad, good = receive("bad"), receive("good")
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "begin", refuse)
+        for _ in range(3):
+            worker.run_once()
+    assert (len(tries), journal.event(bad).outcome) == (1, None)
+    assert journal.event(good).outcome == "deployed"
+    now[0] += 60.0
+    worker.run_once()
+    assert journal.event(bad).outcome == "deployed"
 
 
 def test_what_waits_in_the_outbox_is_stored_and_deployed(worker, outbox, publishing, journal, engine):
@@ -316,13 +366,13 @@ def test_a_model_the_engine_will_not_load_is_told_of_once(worker, receive, engin
 
 
 def test_a_running_engine_is_told_of_links_that_were_repaired(
-    worker, receive, engine, repository, deployer, eventually
+    worker, receive, engine, repository, deployer, link_again, eventually
 ):
     receive(factor=2.0)
     worker.run_once()
     receive(factor=3.0)
     worker.run_once()
-    repository.link("times", 1)
+    link_again(repository, deployer.journal.find("times", 1))
     engine.load("times")
     worker.start(deployer.repair_links())
     eventually(lambda: engine.factor() == 3.0)
@@ -340,16 +390,14 @@ def test_it_starts_wakes_and_stops(worker, receive, journal, eventually):
 
 
 def test_a_database_that_fails_does_not_end_the_thread(worker, deployer, eventually, monkeypatch, receive, journal):
-    from keynet_server._errors import JournalUnavailable
-
     calls = []
 
-    def unavailable():
+    def unavailable(**_options):
         calls.append(1)
         raise JournalUnavailable("no database") if len(calls) < 3 else RuntimeError("worse")
 
     with monkeypatch.context() as patched:
-        patched.setattr(journal, "unfinished", unavailable)
+        patched.setattr(journal, "backlogs", unavailable)
         worker.start()
         eventually(lambda: len(calls) > 4)
     event = receive()

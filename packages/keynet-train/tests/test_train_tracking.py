@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -71,6 +70,8 @@ class _Server(BaseHTTPRequestHandler):
     """Answers as told: a status, or never."""
 
     def do_GET(self) -> None:
+        patience = (os.environ.get(name) for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"))
+        self.server.seen.append(tuple(patience))
         if self.server.status is None:
             self.server.release.wait(30)
             return
@@ -88,7 +89,7 @@ class _Server(BaseHTTPRequestHandler):
 def tracking_server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
     server.daemon_threads = True
-    server.status, server.release = None, threading.Event()
+    server.status, server.release, server.seen = None, threading.Event(), []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"http://127.0.0.1:{server.server_port}")
@@ -100,15 +101,14 @@ def tracking_server():
 
 
 @pytest.mark.parametrize("status", [None, 503, 500], ids=["silent", "503", "500"])
-def test_a_server_that_does_not_answer_rightly_is_an_error_within_seconds(
+def test_a_server_that_does_not_answer_rightly_is_an_error_after_two_requests_of_a_second(
     settings, tracking_server, status, monkeypatch
 ):
     monkeypatch.setattr(tracking, "ANSWER_TIMEOUT_S", "1")
     tracking_server.status = status
-    start = time.monotonic()
     with pytest.raises(TrackingUnreachable):
         tracking.open_experiment(settings, "first")
-    assert time.monotonic() - start < 10
+    assert tracking_server.seen in ([("1", "1")], [("1", "1")] * 2)
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
@@ -248,14 +248,10 @@ def test_an_experiment_is_the_name_or_the_model_id_and_the_name():
 
 def test_a_store_is_chosen_in_the_documented_order(tmp_path):
     def url(artifact_root: str = "file:///x", **environ: str) -> str:
-        settings = read_settings(TrainSettings, environ, home=tmp_path)
-        try:
-            return open_package_store(settings, artifact_root).url
-        except Exception as error:
-            return str(error)
+        return open_package_store(read_settings(TrainSettings, environ, home=tmp_path), artifact_root).url
 
     chosen = (tmp_path / "chosen").as_uri()
     assert url() == (tmp_path / "store").as_uri()
-    assert url(KEYNET_STORE=chosen, AWS_BUCKET_NAME="b") == chosen
-    assert "s3://b" in url(AWS_BUCKET_NAME="b", artifact_root="s3://mlflow/x")
-    assert "s3://mlflow" in url(artifact_root="s3://mlflow/x")
+    assert url(KEYNET_STORE=chosen, AWS_BUCKET_NAME="models") == chosen
+    assert url(AWS_BUCKET_NAME="models", artifact_root="s3://mlflow/x") == "s3://models"
+    assert url(artifact_root="s3://mlflow/x") == "s3://mlflow"

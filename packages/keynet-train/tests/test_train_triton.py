@@ -133,8 +133,7 @@ def test_scalars_travel_as_one_element():
     config = parsed(to_config("m", scalar, ServingOptions(warmup=True), {"x": ()}))
     for tensor in (config.input[0], config.output[0]):
         assert list(tensor.dims) == [1]
-        assert tensor.HasField("reshape")
-        assert list(tensor.reshape.shape) == []
+        assert not tensor.HasField("reshape")  # Triton refuses it without a batch
     assert list(config.model_warmup[0].inputs["x"].dims) == [1]
 
 

@@ -36,11 +36,13 @@ if TYPE_CHECKING:
         LockTimeout,
         MissingDependency,
         NameRefused,
+        ObjectCorrupt,
         ObjectMissing,
         PackageCorrupt,
         PackageInvalid,
         SettingsInvalid,
         StoreError,
+        StoreForbidden,
         StoreFull,
         StoreUnavailable,
         StoreUnsupported,
@@ -55,10 +57,14 @@ if TYPE_CHECKING:
     from keynet_core._package import Lineage, Manifest, ModelPackage, PackageFile, digest_of
     from keynet_core._package_store import download_package, package_key, read_manifest, upload_package
     from keynet_core._probe import MAX_PROBE_BYTES, Probe
+    from keynet_core._progress import Progress, watching_progress
     from keynet_core._publishing import EventPublisher, HttpPublisher, Nowhere, publish_entry
+    from keynet_core._rabbit_address import RabbitAddress
+    from keynet_core._rabbit_publisher import RabbitPublisher
     from keynet_core._secrets import Secret
     from keynet_core._settings import (
         CoreSettings,
+        S3Settings,
         describe_settings,
         read_settings,
         setting,
@@ -95,6 +101,7 @@ __all__ = [
     "ModelPublished",
     "NameRefused",
     "Nowhere",
+    "ObjectCorrupt",
     "ObjectInfo",
     "ObjectMissing",
     "ObjectStore",
@@ -103,10 +110,15 @@ __all__ = [
     "PackageFile",
     "PackageInvalid",
     "Probe",
+    "Progress",
+    "RabbitAddress",
+    "RabbitPublisher",
+    "S3Settings",
     "Secret",
     "SettingsInvalid",
     "Signature",
     "StoreError",
+    "StoreForbidden",
     "StoreFull",
     "StoreUnavailable",
     "StoreUnsupported",
@@ -144,6 +156,7 @@ __all__ = [
     "to_wire",
     "up_lock",
     "upload_package",
+    "watching_progress",
     "write_durably",
     "write_endpoints",
 ]
@@ -176,11 +189,13 @@ _HOMES = {
         "LockTimeout",
         "MissingDependency",
         "NameRefused",
+        "ObjectCorrupt",
         "ObjectMissing",
         "PackageCorrupt",
         "PackageInvalid",
         "SettingsInvalid",
         "StoreError",
+        "StoreForbidden",
         "StoreFull",
         "StoreUnavailable",
         "StoreUnsupported",
@@ -228,15 +243,19 @@ _HOMES = {
         "MAX_PROBE_BYTES",
         "Probe",
     ),
+    "_progress": ("Progress", "watching_progress"),
     "_publishing": (
         "EventPublisher",
         "HttpPublisher",
         "Nowhere",
         "publish_entry",
     ),
+    "_rabbit_address": ("RabbitAddress",),
+    "_rabbit_publisher": ("RabbitPublisher",),
     "_secrets": ("Secret",),
     "_settings": (
         "CoreSettings",
+        "S3Settings",
         "describe_settings",
         "read_settings",
         "setting",

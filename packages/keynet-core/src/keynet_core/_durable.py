@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PART = ".part"
 """How the name of a file that is being written ends; it begins with a dot."""
 
+_STAGED = re.compile(r"\..{1,40}\.[0-9a-f]{12}" + re.escape(PART), re.DOTALL)
 _CHUNK_BYTES = 1 << 20
 
 
@@ -51,7 +54,7 @@ def make_directory(path: Path) -> Path:
     return path
 
 
-def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_durably(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Replace `path` by `data`; a reader, and a crash, sees the old bytes or the new."""
     with replacing(path, mode=mode) as staged:
         staged.write_bytes(data)
@@ -59,31 +62,80 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 def copy_durably(source: Path, target: Path) -> str:
     """Replace `target` by a copy of `source`, and return the SHA-256 of the bytes that were copied."""
+    with replacing(target) as staged:
+        return copy_bytes(source, staged)
+
+
+def copy_bytes(source: Path, target: Path, advance: Callable[[int], None] = lambda _count: None) -> str:
+    """Fill `target` with the bytes of `source`, tell `advance` of each few, and return the SHA-256 of them."""
     import hashlib
 
     digest = hashlib.sha256()
-    with replacing(target) as staged, source.open("rb") as reader, staged.open("wb") as writer:
+    with source.open("rb") as reader, target.open("wb") as writer:
         while chunk := reader.read(_CHUNK_BYTES):
             digest.update(chunk)
             writer.write(chunk)
+            advance(len(chunk))
     return digest.hexdigest()
 
 
 @contextmanager
-def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
-    """Yield a file beside `path` to write into; it takes the place of `path` when the block ends without an error."""
+def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
+    """
+    Yield a file beside `path` to write into; it takes the place of `path` when the block ends without an error.
+
+    Args:
+        path: What is replaced.
+        mode: The permissions it gets, and until then it is nobody else's. Default: what the umask leaves.
+
+    """
     make_directory(path.parent)
-    # Part of the name only: a long one, in letters of several bytes, would leave no room for the rest.
-    staged = path.with_name(f".{path.name[:40]}.{os.urandom(6).hex()}{PART}")
-    os.close(os.open(staged, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    staged, handle = _stage(path, mode)
     try:
         yield staged
-        staged.chmod(mode)
+        if mode is not None:
+            staged.chmod(mode)
         sync_file(staged)
         staged.replace(path)
         sync_directory(path.parent)
     finally:
         staged.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def sweep_parts(directory: Path) -> None:
+    """Remove the unfinished files of writers that were killed; what a living one writes is locked, and stays."""
+    parts: list[Path] = []
+    with suppress(OSError):  # it is not there, or may be written into and not be listed
+        parts = [each for each in directory.iterdir() if _STAGED.fullmatch(each.name)]
+    for part in parts:
+        # Another sweeper was faster, it belongs to somebody else, or the file system has no locks: let it be.
+        with suppress(OSError):
+            handle = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
+            finally:
+                os.close(handle)
+
+
+def _stage(path: Path, mode: int | None) -> tuple[Path, int]:
+    """Create an empty file beside `path`, and hold its lock: as long as its writer lives, nobody sweeps it away."""
+    while True:
+        # Part of the name only: a long one, in letters of several bytes, would leave no room for the rest.
+        staged = path.with_name(f".{path.name[:40]}.{os.urandom(6).hex()}{PART}")
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+        handle = os.open(staged, flags, 0o666 if mode is None else 0o600)
+        try:
+            with suppress(OSError):  # a file system without locks: it is never swept either
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink:
+                return staged, handle
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            os.close(handle)
+            raise
+        os.close(handle)  # swept between its creation and its lock
 
 
 def make_private_directory(path: Path) -> Path:

@@ -55,7 +55,19 @@ def read_endpoints(home: Path) -> Endpoints | None:
 
 
 def to_publisher(settings: CoreSettings) -> EventPublisher:
-    """Return who is told of events: `KEYNET_URL`, else what `keynet up` runs on the same home, else nobody yet."""
+    """
+    Return who is told of events: RabbitMQ, else `KEYNET_URL`, else what `keynet up` runs on this home, else nobody yet.
+
+    Raises:
+        MissingDependency: It is RabbitMQ, and pika is not installed.
+        SettingsInvalid: It is RabbitMQ, and the certificates its address names cannot be read.
+
+    """
+    if settings.rabbit_url is not None:
+        from keynet_core._rabbit_address import RabbitAddress
+        from keynet_core._rabbit_publisher import RabbitPublisher
+
+        return RabbitPublisher(address=RabbitAddress.from_url(settings.rabbit_url), topic=settings.rabbit_topic)
     from keynet_core._publishing import HttpPublisher, Nowhere
 
     home = settings.state_directory

@@ -10,6 +10,8 @@ KeynetError
 │   └── PackageCorrupt
 ├── StoreError
 │   ├── ObjectMissing
+│   ├── ObjectCorrupt
+│   ├── StoreForbidden
 │   ├── StoreUnavailable
 │   │   └── StoreFull
 │   └── StoreUnsupported
@@ -96,6 +98,18 @@ class ObjectMissing(StoreError):
     """Raised when an object store has no object under the key."""
 
     code = "store.object_missing"
+
+
+class ObjectCorrupt(StoreError):
+    """Raised when bytes on their way into or out of an object store do not have the digest that they should have."""
+
+    code = "store.object_corrupt"
+
+
+class StoreForbidden(StoreError):
+    """Raised when an object store does not accept who asks: no keys, wrong keys, or keys without the permission."""
+
+    code = "store.forbidden"
 
 
 class StoreUnavailable(StoreError):

@@ -109,6 +109,8 @@ class ModelPublished:
     digest: str
     store: str
     model_version: str | None = None
+    version_series: str | None = None
+    """Which count `model_version` is a number of: only two versions of one series are older and newer."""
     run_id: str | None = None
     experiment: str | None = None
 
@@ -143,6 +145,7 @@ class ModelPublished:
             digest=to_digest(event.data.get("digest")),
             store=_text(event.data, "store"),
             model_version=_optional_text(event.data, "model_version"),
+            version_series=_optional_text(event.data, "version_series"),
             run_id=_optional_text(event.data, "run_id"),
             experiment=_optional_text(event.data, "experiment"),
         )

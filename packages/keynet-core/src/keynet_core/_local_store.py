@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from keynet_core._durable import PART, copy_durably, write_durably
-from keynet_core._errors import ObjectMissing, StoreError, StoreFull, StoreUnavailable
-from keynet_core._objects import ObjectInfo, to_key
+from keynet_core._durable import PART, copy_bytes, replacing, sweep_parts, write_durably
+from keynet_core._errors import ObjectMissing, StoreError
+from keynet_core._file_errors import refuse_no_file, translating_files
+from keynet_core._objects import ObjectInfo, refuse_other_bytes, to_expires_s, to_key, to_prefix
+from keynet_core._progress import metered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_MISPLACED = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG}
-"""What a directory tree answers to a key it has no place for: below another object, above one, or too long."""
+    from keynet_core._objects import ObjectStore
 
 
 class LocalStore:
-    """Objects as files below `root`; each put is fsynced, then renamed into place."""
+    """
+    Objects as files below `root`; each put is fsynced, then renamed into place.
+
+    What a killed put left half-written is removed by the next store that puts something into the same directory.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        self._swept: set[Path] = set()
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -58,29 +61,30 @@ class LocalStore:
         import hashlib
 
         path = self._path(key)
-        with _translating(key, self.root):
+        with translating_files(key, self.root):
+            self._sweep(path.parent)
             write_durably(path, data)
         return ObjectInfo(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
-    def put_file(self, key: str, source: Path) -> ObjectInfo:
+    def put_file(self, key: str, source: Path, *, sha256: str | None = None) -> ObjectInfo:
         """
         Store a file's bytes under a key.
 
         Raises:
             StoreError: There is no such file.
+            ObjectCorrupt: The file does not hold what it is known to hold.
 
         """
         path = self._path(key)
-        if not source.is_file():
-            raise StoreError(f"there is no file {source} to store as {key}")
-        with _translating(key, self.root):
-            sha256 = copy_durably(source, path)
-            return ObjectInfo(size_bytes=path.stat().st_size, sha256=sha256)
+        refuse_no_file(source, key)
+        with translating_files(key, self.root):
+            self._sweep(path.parent)
+            return _copy(source, path, f"storing {key}", sha256)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
         """Return the bytes under a key."""
         path = self._existing(key)
-        with _translating(key, self.root), path.open("rb") as file:
+        with translating_files(key, self.root), path.open("rb") as file:
             data = file.read(max_bytes + 1)
         if len(data) > max_bytes:
             raise StoreError(f"{key} is larger than the {max_bytes} bytes asked for")
@@ -89,9 +93,8 @@ class LocalStore:
     def get_file(self, key: str, target: Path) -> ObjectInfo:
         """Write the bytes under a key into a file."""
         path = self._existing(key)
-        with _translating(key, target.parent):
-            sha256 = copy_durably(path, target)
-            return ObjectInfo(size_bytes=target.stat().st_size, sha256=sha256)
+        with translating_files(key, target.parent):
+            return _copy(path, target, f"fetching {key}")
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Return what is under a key, or None; the digest is computed from the bytes as they are now."""
@@ -99,7 +102,7 @@ class LocalStore:
 
         try:
             path = self._existing(key)
-            with _translating(key, self.root), path.open("rb") as file:
+            with translating_files(key, self.root), path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 return ObjectInfo(size_bytes=size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
         except ObjectMissing:
@@ -107,9 +110,9 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys that begin with `prefix`, sorted."""
-        folder = prefix.rpartition("/")[0]
-        start = self._path(folder) if folder or prefix.startswith("/") else self.root
-        with _translating(prefix, self.root):
+        folder = to_prefix(prefix).rpartition("/")[0]
+        start = self._path(folder) if folder else self.root
+        with translating_files(prefix, self.root):
             keys = [path.relative_to(self.root).as_posix() for path in _objects_below(start)]
         yield from sorted(key for key in keys if key.startswith(prefix))
 
@@ -117,20 +120,30 @@ class LocalStore:
         """Remove what is under a key."""
         try:
             path = self._existing(key)
-            with _translating(key, self.root):
+            with translating_files(key, self.root):
                 path.unlink()
         except ObjectMissing:
             return
 
+    def copy_from(self, source: ObjectStore, source_key: str, key: str) -> ObjectInfo:
+        """Store what another store has; a copy and no link, so that no two keys share the fate of one file."""
+        path = self._path(key)
+        self._sweep(path.parent)
+        return source.get_file(source_key, path)
+
     def presign(self, key: str, *, expires_s: int) -> str:
         """Return the file's own URL: a local file is guarded by its permissions, and does not expire."""
-        if expires_s <= 0:
-            raise StoreError(f"a URL for {key} cannot expire after {expires_s} seconds")
+        to_expires_s(key, expires_s)
         return self._existing(key).as_uri()
+
+    def _sweep(self, directory: Path) -> None:
+        if directory not in self._swept:
+            self._swept.add(directory)
+            sweep_parts(directory)
 
     def _existing(self, key: str) -> Path:
         path = self._path(key)
-        with _translating(key, self.root):
+        with translating_files(key, self.root):
             if path.is_file():
                 return path
         raise ObjectMissing(f"{self.url} has no object {key}")
@@ -148,18 +161,12 @@ class LocalStore:
         return path
 
 
-@contextmanager
-def _translating(key: str, where: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ObjectMissing(f"{where} has no object {key}") from error
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StoreFull(f"no room left in {where} for {key}", hint=f"df -h {where}") from error
-        if error.errno in _MISPLACED:
-            raise StoreError(f"{where} has no place for {key}: {error.strerror}") from error
-        raise StoreUnavailable(f"{where} cannot be used for {key}: {error.strerror}") from error
+def _copy(source: Path, target: Path, what: str, expected: str | None = None) -> ObjectInfo:
+    with metered(what, source.stat().st_size) as advance, replacing(target) as staged:
+        sha256 = copy_bytes(source, staged, advance)
+        refuse_other_bytes(source, sha256, expected)
+        size_bytes = staged.stat().st_size
+    return ObjectInfo(size_bytes=size_bytes, sha256=sha256)
 
 
 def _objects_below(start: Path) -> Iterator[Path]:

@@ -151,6 +151,23 @@ class Outbox:
         """Return what is `ready`, `done` or `refused` and can be read, oldest first."""
         return self._read(state)[0]
 
+    def unreadable(self, state: str = "ready") -> list[tuple[Path, EventInvalid]]:
+        """Return the directories of a state that hold no event that can be read, each with the reason."""
+        return self._read(state)[1]
+
+    def readmit(self, entry: Entry) -> Entry:
+        """
+        Have an entry that was refused wait again, and return it: what stood in its way may have been mended.
+
+        Raises:
+            LockTimeout: Another process is flushing.
+
+        """
+        with self._lock(timeout_s=5.0):
+            if not entry.directory.exists():  # another process was quicker
+                return entry
+            return Entry(directory=self._move(entry.directory, "ready"), event=entry.event)
+
     def _read(self, state: str) -> tuple[list[Entry], list[tuple[Path, EventInvalid]]]:
         found, unreadable = [], []
         for directory in self._directories(state):
@@ -165,23 +182,35 @@ class Outbox:
     def _directories(self, state: str) -> list[Path]:
         return sorted(each for each in (self.root / state).glob("*") if each.is_dir())
 
-    def flush(self, deliver: Callable[[Entry], None], *, timeout_s: float = 60.0) -> FlushReport:
+    def flush(
+        self,
+        deliver: Callable[[Entry], None],
+        *,
+        timeout_s: float = 60.0,
+        lock_timeout_s: float | None = None,
+        only: Callable[[Entry], bool] | None = None,
+    ) -> FlushReport:
         """
         Hand over what waits, oldest first; what fails stays, with the reason beside it.
 
         An entry whose builder is still inside `stage` is not looked at: it may be amended yet.
 
-        `deliver` must be idempotent: killed between its end and the rename, it is called again.
+        Args:
+            deliver: Hands one entry over. It must be idempotent: killed between its end and the rename, it is called
+                again.
+            timeout_s: When no further entry is begun.
+            lock_timeout_s: How long another process may flush before it is this one's turn; default: `timeout_s`.
+            only: Whether an entry is to be handed over now; what it declines stays as it is.
 
         Raises:
-            LockTimeout: Another process was flushing for longer than `timeout_s`.
+            LockTimeout: Another process was flushing for longer than `lock_timeout_s`.
 
         """
         delivered: list[Event] = []
         waiting: list[tuple[Event, KeynetError]] = []
         refused: list[tuple[Event, KeynetError]] = []
         deadline = time.monotonic() + timeout_s
-        with self._lock(timeout_s):
+        with self._lock(timeout_s if lock_timeout_s is None else lock_timeout_s):
             # Which builders are still at it is asked before their events are read: one may amend and leave in between.
             held = {each.name for each in self._directories("ready") if self._is_held(each)}
             entries, unreadable = self._read("ready")
@@ -189,9 +218,13 @@ class Outbox:
                 with suppress(OSError):  # another user's: it stays, and the others have their turn
                     self._refuse(directory, reason)
             for entry in entries:
-                if entry.id in held or self._is_held(entry.directory):
+                if entry.id in held or self._is_held(entry.directory) or not (only is None or only(entry)):
                     continue
-                error = self._settle(entry, _attempt(deliver, entry, deadline))
+                if time.monotonic() > deadline:
+                    # Not noted beside the entry: why it waits is in the error that is there.
+                    waiting.append((entry.event, EventUndelivered(f"no time left for {entry.event.subject}")))
+                    continue
+                error = self._settle(entry, _attempt(deliver, entry))
                 if error is None:
                     delivered.append(entry.event)
                 elif entry.directory.exists():
@@ -268,10 +301,8 @@ class Outbox:
                 lock.unlink(missing_ok=True)
 
 
-def _attempt(deliver: Callable[[Entry], None], entry: Entry, deadline: float) -> KeynetError | None:
+def _attempt(deliver: Callable[[Entry], None], entry: Entry) -> KeynetError | None:
     """Hand one entry over; return what stands in the way, or None."""
-    if time.monotonic() > deadline:
-        return EventUndelivered(f"the outbox had no time left for {entry.event.subject}")
     try:
         deliver(entry)
     except KeynetError as error:

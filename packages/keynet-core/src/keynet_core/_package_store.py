@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keynet_core._durable import sync_tree, write_durably
-from keynet_core._errors import ObjectMissing, PackageCorrupt, PackageInvalid
+from keynet_core._crew import crew_of
+from keynet_core._durable import write_durably
+from keynet_core._errors import ObjectCorrupt, ObjectMissing, PackageCorrupt, PackageInvalid
 from keynet_core._package import MANIFEST, MAX_MANIFEST_BYTES, Manifest, ModelPackage
+from keynet_core._progress import metered
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from keynet_core._names import ModelName
     from keynet_core._objects import ObjectStore
     from keynet_core._package import PackageFile
+
+_SMALL_BYTES = 8 << 20
+_WORKERS = 8
 
 
 def package_key(name: ModelName, digest: str) -> str:
@@ -32,12 +38,23 @@ def upload_package(package: ModelPackage, store: ObjectStore) -> str:
         PackageCorrupt: A file of the package is missing, or changed after it was packaged.
 
     """
-    key = package_key(package.manifest.name, package.digest)
-    vouched = _is_vouched(store, package.manifest.name, package.digest)
-    for each in package.manifest.served if vouched else package.manifest.files:
-        _upload(package, each, store, f"{key}/{each.path}")
+    manifest = package.manifest
+    key = package_key(manifest.name, package.digest)
+    there = set(store.list(f"{key}/"))
+    vouched = f"{key}/{MANIFEST}" in there and _is_vouched(store, manifest.name, package.digest)
+    files = manifest.served if vouched else manifest.files
+
+    def upload(each: PackageFile) -> None:
+        target = f"{key}/{each.path}"
+        if target in there and _is_stored(store, target, each):
+            advance(each.size_bytes)
+        else:
+            _upload(package, each, store, target)
+
+    with metered(f"storing package {manifest.name}", sum(each.size_bytes for each in files)) as advance:
+        _for_each(files, upload)
     if not vouched:
-        store.put(f"{key}/{MANIFEST}", package.manifest.to_json())
+        store.put(f"{key}/{MANIFEST}", manifest.to_json())
     return f"{store.url}/{key}"
 
 
@@ -53,17 +70,22 @@ def download_package(store: ObjectStore, name: ModelName, digest: str, directory
     """
     key = package_key(name, digest)
     manifest = read_manifest(store, name, digest)
-    for each in manifest.files:
+
+    def download(each: PackageFile) -> None:
         try:
             got = store.get_file(f"{key}/{each.path}", directory / each.path)
         except ObjectMissing as error:
             raise PackageCorrupt(f"the store has package {name} but not its file {each.path}") from error
+        except ObjectCorrupt as error:
+            raise PackageCorrupt(f"{each.path} of package {name} is damaged: {error.message}") from error
         if (got.size_bytes, got.sha256) != (each.size_bytes, each.sha256):
             raise PackageCorrupt(
                 f"{each.path} of package {name} came with sha256 {got.sha256[:12]}, not {each.sha256[:12]}"
             )
-    write_durably(directory / MANIFEST, manifest.to_json())
-    sync_tree(directory)
+
+    with metered(f"fetching package {name}", sum(each.size_bytes for each in manifest.files)):
+        _for_each(manifest.files, download)
+    write_durably(directory / MANIFEST, manifest.to_json())  # every store has put its files on the disk before
     return ModelPackage(directory=directory, manifest=manifest)
 
 
@@ -94,11 +116,22 @@ def _is_stored(store: ObjectStore, key: str, each: PackageFile) -> bool:
 
 
 def _upload(package: ModelPackage, each: PackageFile, store: ObjectStore, key: str) -> None:
-    if _is_stored(store, key, each):
-        return
     source = package.directory / each.path
     if source.is_symlink() or not source.is_file():
         raise PackageCorrupt(f"package {package.manifest.name} has no file {each.path}")
-    put = store.put_file(key, source)
-    if put.sha256 != each.sha256:
-        raise PackageCorrupt(f"{each.path} of package {package.manifest.name} changed after it was packaged")
+    try:
+        store.put_file(key, source, sha256=each.sha256)
+    except ObjectCorrupt as error:
+        raise PackageCorrupt(f"{each.path} of package {package.manifest.name} changed after it was packaged") from error
+
+
+def _for_each(files: Iterable[PackageFile], work: Callable[[PackageFile], None]) -> None:
+    """Do something with each file: several small ones at once, and a large one, which travels in parts, alone."""
+    small = [each for each in files if each.size_bytes <= _SMALL_BYTES]
+    for each in files:
+        if each.size_bytes > _SMALL_BYTES:
+            work(each)
+    with crew_of(_WORKERS) as crew:
+        for each in small:
+            crew.hand(work, each)
+        crew.finish()

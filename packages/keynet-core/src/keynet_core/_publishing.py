@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,12 +11,12 @@ from keynet_core._errors import EventRefused, EventUndelivered, SettingsInvalid
 from keynet_core._events import CONTENT_TYPE
 from keynet_core._package_store import upload_package
 from keynet_core._settings import to_http_url
+from keynet_core._watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from http.client import HTTPConnection
-    from socket import socket
-    from threading import Event as Flag
 
     from keynet_core._events import Event
     from keynet_core._objects import ObjectStore
@@ -35,11 +35,15 @@ class EventPublisher(Protocol):
     Hands events over.
 
     `publish` returns when the receiver has the event on disk. It raises EventUndelivered when that is not certain
-    (sending again is safe: the id is the same) and EventRefused when the receiver understood it and will not have it.
+    (sending again is safe: the id is the same), SettingsInvalid when it never will be with these settings, and
+    EventRefused when the receiver understood the event and will not have it.
     """
 
     def publish(self, event: Event) -> None:
         """Hand one event over."""
+
+    def opened(self) -> AbstractContextManager[EventPublisher]:
+        """Return a block in which several events are handed over: an engine may keep one connection for them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class HttpPublisher:
             status, answer = self._post(body, headers)
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise EventUndelivered(
-                f"the keynet server at {self.url} does not answer: {_printable(str(error)) or type(error).__name__}",
+                f"the keynet server at {self.url} does not answer: {printable(str(error)) or type(error).__name__}",
                 hint="keynet up",
             ) from error
         if status in _TAKEN:
@@ -69,6 +73,10 @@ class HttpPublisher:
         if status in _REFUSED:
             raise EventRefused(reason)
         raise EventUndelivered(reason, hint="keynet doctor")
+
+    def opened(self) -> AbstractContextManager[EventPublisher]:
+        """Return itself: every event has a request of its own."""
+        return nullcontext(self)
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": CONTENT_TYPE}
@@ -86,7 +94,7 @@ class HttpPublisher:
         connection = self._connection()
         try:
             connection.connect()
-            with _bounded(connection.sock, self.timeout_s):
+            with Watchdog() as watchdog, watchdog.bounding(connection.sock, self.timeout_s):
                 connection.request("POST", urlsplit(self.url).path + EVENTS_PATH, body, headers)
                 response = connection.getresponse()
                 return response.status, response.read(_MAX_ANSWER_BYTES)
@@ -115,6 +123,10 @@ class Nowhere:
         """Refuse for now."""
         raise EventUndelivered(f"no keynet server is known to announce {event.subject} to", hint="keynet up")
 
+    def opened(self) -> AbstractContextManager[EventPublisher]:
+        """Return itself."""
+        return nullcontext(self)
+
 
 def publish_entry(entry: Entry, store: ObjectStore, events: EventPublisher, stored: Callable[[str], None]) -> None:
     """
@@ -132,39 +144,6 @@ def publish_entry(entry: Entry, store: ObjectStore, events: EventPublisher, stor
     events.publish(entry.event)
 
 
-@contextmanager
-def _bounded(sock: socket, timeout_s: float) -> Iterator[None]:
-    """Shut the socket down after `timeout_s` seconds: its own time-out starts again with every byte that drips in."""
-    from threading import Event as Flag
-    from threading import Timer
-
-    fired = Flag()
-    timer = Timer(timeout_s, _shut_down, (sock, fired))
-    timer.daemon = True
-    timer.start()
-    late = TimeoutError(f"no whole answer within {timeout_s:g} s")
-    try:
-        yield
-    except Exception as error:
-        if fired.is_set():
-            raise late from error
-        raise
-    else:
-        # Half a line looks like a whole one when the connection ends behind it.
-        if fired.is_set():
-            raise late
-    finally:
-        timer.cancel()
-
-
-def _shut_down(sock: socket, fired: Flag) -> None:
-    from socket import SHUT_RDWR, socket
-
-    fired.set()
-    with suppress(OSError):  # closed in this very moment
-        socket.shutdown(sock, SHUT_RDWR)  # the plain one: TLS must not be unwrapped under a reader
-
-
 def _reason(answer: bytes) -> str:
     try:
         told = json.loads(answer)
@@ -172,9 +151,9 @@ def _reason(answer: bytes) -> str:
         told = answer[:200].decode(errors="replace")
     if isinstance(told, dict):
         told = told.get("detail") or told.get("message") or told
-    return _printable(str(told)[:500])
+    return printable(str(told)[:500])
 
 
-def _printable(text: str) -> str:
-    # A server's words go to a terminal: none of them may move its cursor.
+def printable(text: str) -> str:
+    """Return a server's words for a terminal: none of them may move its cursor."""
     return "".join(each if each.isprintable() else " " for each in text).strip()

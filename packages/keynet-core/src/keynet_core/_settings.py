@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from keynet_core._errors import SettingsInvalid
+from keynet_core._rabbit_address import to_amqp_url, to_topic
 from keynet_core._secrets import Secret
+from keynet_core._setting_values import to_addressing_style, to_bool, to_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,10 +102,48 @@ class CoreSettings:
     token: Secret | None = setting("KEYNET_TOKEN", "A token for the keynet server.", parse=Secret)
     """Default: the token `keynet up` wrote into the same home."""
 
+    rabbit_url: Secret | None = setting(
+        "RABBIT_ENDPOINT_URL", "RabbitMQ, `amqp://user:password@host:port/vhost`, or `amqps`.", parse=to_amqp_url
+    )
+    """Default: events go to the keynet server over HTTP."""
+
+    rabbit_topic: str = setting(
+        "RABBIT_MODEL_UPLOAD_TOPIC",
+        "The topic exchange that events go to, and their routing key.",
+        parse=to_topic,
+        default="keynet.models",
+    )
+
     @property
     def state_directory(self) -> Path:
         """Where state lives: `home`, or `.keynet` in the working directory."""
         return self.home or Path.cwd() / ".keynet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Settings:
+    """What an `s3://` store reads. Keys, profile, region and proxies are boto3's own: `AWS_*`, `~/.aws`, IAM roles."""
+
+    endpoint_url: str | None = setting("MLFLOW_S3_ENDPOINT_URL", "Where S3 is, as MLflow has it.", parse=to_http_url)
+    """Default: `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`, else AWS itself."""
+
+    ignore_tls: bool = setting(
+        "MLFLOW_S3_IGNORE_TLS", "Whether any certificate is believed.", parse=to_bool, default=False
+    )
+
+    addressing_style: str = setting(
+        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE",
+        "`path` or `virtual`: whether a bucket is named in the path or in the host.",
+        parse=to_addressing_style,
+        default="auto",
+    )
+
+    timeout_s: float = setting(
+        "KEYNET_STORE_TIMEOUT_S",
+        "How long the store may be silent in one request; a request is tried three times.",
+        parse=to_seconds,
+        default=20.0,
+    )
 
 
 def _shown(default: object) -> str:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _LOW_DISK_BYTES = 1 << 30
 _NO_DISK_BYTES = 64 << 20
 _TIMEOUT_S = 3.0
+_BROKER_TIMEOUT_S = 20.0
+"""The server asks the broker before it answers."""
+
 
 Level = Literal["ok", "warning", "error"]
 
@@ -61,6 +64,7 @@ def check_all(settings: ServerSettings) -> Iterator[Finding]:
     yield from check_endpoints(settings, running)
     yield from check_engines(running)
     yield from check_outbox(settings)
+    yield from check_broker(settings, running)
     yield from check_links(settings)
     yield from check_served(settings, running)
 
@@ -110,7 +114,7 @@ def check_journal(settings: ServerSettings) -> Iterator[Finding]:
         finally:
             database.dispose()
     except KeynetError as error:
-        yield _error("journal", error.message, "set KEYNET_DATABASE_URL to a database that answers")
+        yield _error("journal", error.message, error.hint or "set KEYNET_DATABASE_URL to a database that answers")
         return
     if found != newest_revision():
         remedy = "keynet up brings it up to date; when it is newer: pip install --upgrade keynet-server"
@@ -166,14 +170,47 @@ def check_outbox(settings: ServerSettings) -> Iterator[Finding]:
         yield _ok("outbox", "nothing waits")
 
 
+def check_broker(settings: ServerSettings, running: Endpoints | None) -> Iterator[Finding]:
+    """Look at the broker that events come from, and at its dead letters."""
+    from keynet_server._broker_reading import read_queues
+
+    try:
+        queues = read_queues(settings, running, timeout_s=_BROKER_TIMEOUT_S)
+    except ServerUnreachable:
+        return  # that it does not answer is told already
+    except KeynetError as error:
+        yield _error("broker", error.message, error.hint)
+        return
+    if queues is None:
+        return
+    told = f"{queues['waiting']} events wait in {queues['queue']} of RabbitMQ at {queues['address']}"
+    if not queues["is_declared"]:
+        told = f"no keynet server has listened to {queues['queue']} of RabbitMQ at {queues['address']} yet"
+    if queues["consumers"]:
+        yield _ok("broker", f"{told}, {queues['consumers']} servers listen")
+    else:
+        remedy = "run keynet up, or keynet server, with the same RABBIT_ENDPOINT_URL and RABBIT_MODEL_UPLOAD_TOPIC"
+        yield _warning("broker", told if not queues["is_declared"] else f"{told}, and nobody listens", remedy)
+    if queues["dead"]:
+        newest = queues["letters"][-1] if queues["letters"] else {"id": "not seen", "reason": "somebody looks at them"}
+        told = f"{queues['dead']} dead letters; the newest is {newest['id']}: {newest['reason']}"
+        yield _error("broker", told, "keynet events dead")
+
+
 def check_links(settings: ServerSettings) -> Iterator[Finding]:
     """Look for links of the serving repository that point nowhere."""
-    models = settings.serving_root / "models"
-    dangling = [path.name for path in sorted(models.glob("*")) if path.is_symlink() and not path.exists()]
-    for name in dangling:
-        yield _error("links", f"the link of {name} points nowhere", "restart keynet up: it fetches the package again")
-    if not dangling:
-        yield _ok("links", "every model's link leads to a deployment")
+    from keynet_server._repository import open_repository
+
+    try:
+        broken = open_repository(settings.serving_url, settings.serving_root / "staging").broken()
+    except KeynetError as error:
+        yield _error("links", error.message, error.hint)
+        return
+    for name in broken:
+        remedy = "restart the server: it fetches the package again"
+        yield _error("links", f"what {name} is served from is not whole", remedy)
+    if not broken:
+        yield _ok("links", "what every linked model is served from is whole")
 
 
 def check_served(settings: ServerSettings, running: Endpoints | None) -> Iterator[Finding]:

@@ -18,7 +18,9 @@ class LazyGroup(click.Group):
 
     commands_by_name: ClassVar[dict[str, tuple[str, str]]] = {
         "up": ("keynet_server._cli_up:up", "Start everything embedded, and keep it running."),
+        "server": ("keynet_server._cli_server:server", "Run the keynet server alone, as a cluster does."),
         "models": ("keynet_server._cli_models:models", "Show what is deployed and its history, and go back."),
+        "events": ("keynet_server._cli_events:events", "Show what was announced, what failed, and act on it again."),
         "doctor": ("keynet_server._cli_doctor:doctor", "Check the home and everything that runs on it."),
     }
 

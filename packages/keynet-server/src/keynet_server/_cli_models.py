@@ -19,12 +19,14 @@ from keynet_server._reading import open_reader
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from keynet_server._client import ServerClient
+
 _POLL_S = 0.1
 
 
 @click.group()
 def models() -> None:
-    """Show what is deployed and its history, and go back."""
+    """Show what is deployed and its history, go back, and unload."""
 
 
 @examples("keynet models list", "keynet models list --json")
@@ -95,18 +97,45 @@ def roll_back(
     asked = {"to": to, "why": why, "who": _user()}
     told = client.post(f"/v1/models/{model}/rollback", asked)
     output.say(f"asked for deployment {told['restores']} of {model} again")
+    _wait_for(client, told["id"], timeout_s, f"{model} is not rolled back")
+    output.data(client.get(f"/v1/models/{model}"), _show_model)
+
+
+@examples(
+    "keynet models unload mnist --why 'the product that asked it is gone'",
+    "keynet models rollback mnist   (loads it again)",
+)
+@models.command("unload")
+@click.argument("name")
+@click.option("--why", help="The reason, kept in the journal.")
+@click.option("--timeout", "timeout_s", default=180.0, show_default=True, help="Seconds to wait for the outcome.")
+@home_option
+@json_option
+def unload(name: str, why: str | None, timeout_s: float, home: Path | None, *, as_json: bool) -> None:
+    """Serve a model no more, and wait until it is gone; its packages stay in the store, and a rollback loads it."""
+    output = Output(as_json)
+    client = require_server(settings_for(home))
+    model = to_model_name(name)
+    told = client.post(f"/v1/models/{model}/unload", {"why": why, "who": _user()})
+    output.say(f"asked that {model} is served no more")
+    _wait_for(client, told["id"], timeout_s, f"{model} is not unloaded")
+    output.data(client.get(f"/v1/models/{model}"), _show_model)
+
+
+def _wait_for(client: ServerClient, event_id: str, timeout_s: float, otherwise: str) -> None:
+    """Wait for the outcome of an event, and raise what `otherwise` says when there is none, or a failure."""
     deadline = time.monotonic() + timeout_s
-    while (event := client.get(f"/v1/events/{told['id']}"))["outcome"] is None:
+    while (event := client.get(f"/v1/events/{event_id}"))["outcome"] is None:
         if time.monotonic() > deadline:
             raise DeploymentPostponed(
-                f"{model} is not rolled back after {timeout_s:.0f} s; it is still tried",
-                hint=f"keynet models show {model}",
+                f"{otherwise} after {timeout_s:.0f} s; it is still tried",
+                hint=f"keynet models show {event['subject']}",
                 after_link=False,
             )
         time.sleep(_POLL_S)
     if event["outcome"] == "failed":
-        raise DeploymentFailed(f"{model} was not rolled back: {event['reason']}", hint=f"keynet models history {model}")
-    output.data(client.get(f"/v1/models/{model}"), _show_model)
+        hint = f"keynet models history {event['subject']}"
+        raise DeploymentFailed(f"{otherwise}: {event['reason']}", hint=hint)
 
 
 def _user() -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from keynet_core import locked
+from keynet_core import SettingsInvalid, locked
+from keynet_server import _postgresql, _sqlite
 from keynet_server._errors import JournalUnavailable
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
     from alembic.config import Config
 
-BUSY_TIMEOUT_S = 10
 _MIGRATION_TIMEOUT_S = 60.0
+_FORMS = "write it as postgresql+psycopg://user:password@host:5432/database, or leave it out for SQLite"
 
 
 def open_database(url: str) -> sa.Engine:
@@ -26,103 +27,109 @@ def open_database(url: str) -> sa.Engine:
     Return an engine for a SQLAlchemy URL; nothing is connected yet, except that SQLite's directory is made.
 
     Raises:
-        JournalUnavailable: The URL cannot be read, or its driver is not installed.
+        SettingsInvalid: The URL cannot be read, or names a database the journal does not run on.
+        MissingDependency: Its driver is not installed.
 
     """
-    try:
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            return sa.create_engine(parsed, pool_pre_ping=True, pool_recycle=1800)
-        return _open_sqlite(parsed)
-    except (sa.exc.ArgumentError, ImportError) as error:
-        raise JournalUnavailable(
-            f"the journal's database cannot be opened: {error}",
-            hint="set KEYNET_DATABASE_URL to a SQLAlchemy URL whose driver is installed, or leave it out for SQLite",
-        ) from error
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "postgresql":
+        return _postgresql.open_postgresql(parsed)
+    if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
+        return _sqlite.open_sqlite(parsed)
+    raise SettingsInvalid(
+        f"the journal runs on SQLite and PostgreSQL; KEYNET_DATABASE_URL asks for {parsed.drivername}", hint=_FORMS
+    )
 
 
 def sqlite_file(url: str) -> Path | None:
     """Return the file of a SQLite database, or None for any other database, and for a URL that cannot be read."""
-    from pathlib import Path
-
     try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+        parsed = _parse(url)
+    except SettingsInvalid:
         return None
-    name = parsed.database or ""
-    is_file = parsed.get_backend_name() == "sqlite" and name and not name.startswith((":memory:", "file:"))
-    return Path(name) if is_file else None
+    return _sqlite.file_of(parsed) if parsed.get_backend_name() == "sqlite" else None
 
 
 def migrate(engine: sa.Engine, lock: Path, revision: str = "head") -> None:
     """
     Bring the database to a revision, one process at a time.
 
+    Args:
+        engine: The database.
+        lock: A file that the servers of one SQLite database share; PostgreSQL has locks of its own.
+        revision: The revision, or `head` or `base`.
+
     Raises:
         JournalUnavailable: The database cannot be used, or is newer than this keynet.
+        LockTimeout: Another process was at it for too long.
 
     """
     from alembic import command
-    from alembic.util import CommandError
 
-    with locked(lock, timeout_s=_MIGRATION_TIMEOUT_S), translating(), engine.begin() as connection:
-        if revision == "head" and _revision_of(connection) == newest_revision():
-            return
-        try:
-            (command.downgrade if _is_older(connection, revision) else command.upgrade)(_config(connection), revision)
-        except CommandError as error:
-            raise JournalUnavailable(
-                f"the journal's tables cannot be brought to {revision}: {error}",
-                hint="a newer keynet wrote them: pip install --upgrade keynet-server",
-            ) from error
+    with locked(lock, timeout_s=_MIGRATION_TIMEOUT_S), translating(engine), engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            _postgresql.wait_for_turn_to_migrate(connection, _MIGRATION_TIMEOUT_S)
+        found = _revision_of(connection)
+        _require_known(found)
+        if found != (newest_revision() if revision == "head" else revision):
+            move = command.downgrade if _is_older(revision, found) else command.upgrade
+            move(_config(connection), revision)
 
 
 def revision_of(engine: sa.Engine) -> str | None:
     """Return the migration the database stands at, or None when it has no tables."""
-    with translating(), engine.connect() as connection:
+    with translating(engine), engine.execution_options(keynet_reads=True).connect() as connection:
         return _revision_of(connection)
 
 
 def newest_revision() -> str:
     """Return the newest migration this keynet knows."""
+    return revisions()[-1]
+
+
+def revisions() -> list[str]:
+    """Return every migration this keynet knows, oldest first."""
     from alembic.script import ScriptDirectory
 
-    head = ScriptDirectory.from_config(_config(None)).get_current_head()
-    assert head is not None
-    return head
+    return [script.revision for script in ScriptDirectory.from_config(_config(None)).walk_revisions()][::-1]
 
 
 @contextmanager
-def translating() -> Iterator[None]:
+def translating(engine: sa.Engine) -> Iterator[None]:
     """Translate what SQLAlchemy raises into this package's errors."""
     try:
         yield
-    except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-        told = str(error.orig) if isinstance(error, sa.exc.DBAPIError) else str(error)
-        raise JournalUnavailable(f"the journal's database cannot be used: {told}", hint="keynet doctor") from error
+    except sa.exc.TimeoutError as error:
+        raise JournalUnavailable(
+            f"no connection to the journal's database became free: {error}", hint="keynet doctor"
+        ) from error
+    except sa.exc.DBAPIError as error:
+        backend = _postgresql if engine.dialect.name == "postgresql" else _sqlite
+        sentence, hint = backend.explain(error.orig, engine.url)
+        raise JournalUnavailable(f"the journal's database cannot be used: {sentence}", hint=hint) from error
 
 
-def _open_sqlite(url: sa.URL) -> sa.Engine:
-    from pathlib import Path
-
-    if url.database and url.database != ":memory:":
-        Path(url.database).absolute().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-    sa.event.listen(engine, "connect", _prepare_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
+def is_of_value(error: sa.exc.DBAPIError) -> bool:
+    """Return whether a statement was refused for what it was to write, whatever the state of the database."""
+    return isinstance(error, sa.exc.DataError) or _postgresql.is_too_large(error.orig)
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # the driver's own BEGIN comes too late: after the first SELECT
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
+def _parse(url: str) -> sa.URL:
+    if url.startswith("postgres://"):  # as many hosts write it, and SQLAlchemy no longer reads it
+        url = url.replace("postgres", "postgresql", 1)
+    try:
+        return sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        # Without what was found: it may be a part of the password.
+        raise SettingsInvalid("KEYNET_DATABASE_URL is not the URL of a database", hint=_FORMS) from None
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A transaction that reads and then writes must be the writer from its start, or it fails half-way.
-    reads = connection.get_execution_options().get("keynet_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+def _require_known(found: str | None) -> None:
+    if found is not None and found not in revisions():
+        raise JournalUnavailable(
+            f"the journal's tables are at {found}, this keynet knows {newest_revision()} and older",
+            hint="a newer keynet wrote them: pip install --upgrade keynet-server",
+        )
 
 
 def _revision_of(connection: sa.Connection) -> str | None:
@@ -131,9 +138,8 @@ def _revision_of(connection: sa.Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _is_older(connection: sa.Connection, revision: str) -> bool:
-    current = _revision_of(connection)
-    return revision == "base" or (revision != "head" and current is not None and revision < current)
+def _is_older(revision: str, found: str | None) -> bool:
+    return revision == "base" or (revision != "head" and found is not None and revision < found)
 
 
 def _config(connection: sa.Connection | None) -> Config:

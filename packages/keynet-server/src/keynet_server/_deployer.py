@@ -2,19 +2,18 @@
 Deployer: an event to a deployment that counts, or to the reason why not; what was served before stays until then.
 
 Events are acted on in the order they were received: of two versions of a model, the one announced last is live,
-whichever was trained first. Every step can be cut short and repeated.
+whichever was trained first; what is delivered late is known by its number in the registry. Every step can be cut short
+and repeated.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keynet_core import (
-    Event,
     EventInvalid,
     EventRefused,
     KeynetError,
@@ -22,36 +21,40 @@ from keynet_core import (
     ObjectMissing,
     PackageInvalid,
     StoreError,
+    StoreForbidden,
     StoreUnavailable,
-    download_package,
     read_manifest,
 )
+from keynet_server._claims import ALWAYS_OURS, FreeClaims
 from keynet_server._errors import (
+    DeploymentConflict,
+    DeploymentFailed,
     DeploymentPostponed,
     EngineRefused,
     EngineUnavailable,
     PackageElsewhere,
-    ProbeRefused,
     RepositoryFailed,
 )
 from keynet_server._journal import to_version
-from keynet_server._records import Request
+from keynet_server._lateness import too_late
+from keynet_server._requests import to_request
 from keynet_server._rollback import RollbackRequested, choose_target
+from keynet_server._rollout import Rollout
+from keynet_server._sources import PackageSource, to_placement
+from keynet_server._unload import UnloadRequested
+from keynet_server._upkeep import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
-    from keynet_core import ModelName, ModelPackage, ObjectStore
+    from keynet_core import Event, ModelName, ObjectStore
+    from keynet_server._claims import Claim, Claims
     from keynet_server._engine import ServingEngine
     from keynet_server._journal import Journal
-    from keynet_server._materialize import ServingRepository
     from keynet_server._records import Deployment, Outcome, ReceivedEvent
+    from keynet_server._repository import ServingRepository
 
 log = logging.getLogger("keynet.server")
-
-READY_TIMEOUT_S = 10.0
-_READY_POLL_S = 0.05
 
 
 def _no_step(_name: str) -> None:
@@ -67,6 +70,7 @@ class Deployer:
         store: Where packages are fetched from; an address in an event is never followed.
         repository: What the model server reads.
         engine: The model server.
+        claims: What the servers of one journal agree with on who acts on a model; a server alone needs none.
         on_step: Called with a step's name after it is done.
 
     """
@@ -78,13 +82,18 @@ class Deployer:
         store: ObjectStore,
         repository: ServingRepository,
         engine: ServingEngine,
+        claims: Claims | None = None,
         on_step: Callable[[str], None] = _no_step,
     ) -> None:
         self.journal = journal
+        self.claims = claims or FreeClaims()
         self._store = store
         self._repository = repository
         self._engine = engine
         self._on_step = on_step
+        source = PackageSource(store, journal, on_step)
+        self._rollout = Rollout(source=source, repository=repository, engine=engine, on_step=on_step)
+        self._upkeep = Upkeep(journal=journal, repository=repository, rollout=self._rollout, claims=self.claims)
 
     def receive(self, event: Event) -> bool:
         """
@@ -120,11 +129,32 @@ class Deployer:
         self._write_down(event)
         return event
 
-    def deploy(self, received: ReceivedEvent) -> Outcome:
+    def request_unload(self, model: ModelName, *, who: str, why: str | None) -> Event:
+        """
+        Write down that a model is to be served no more, and return the event.
+
+        Raises:
+            DeploymentUnknown: There is no such model.
+            DeploymentConflict: Nothing of it is live.
+
+        """
+        self.journal.history(model, limit=1)
+        if self.journal.live(model) is None:
+            raise DeploymentConflict(f"nothing of {model} is live", hint=f"keynet models history {model}")
+        event = UnloadRequested(model=model, who=who, why=why).to_event()
+        self._write_down(event)
+        return event
+
+    def deploy(self, received: ReceivedEvent, claim: Claim = ALWAYS_OURS) -> Outcome:
         """
         Act on an event, and return its outcome, which is in the journal by then.
 
+        Args:
+            received: The event, without an outcome.
+            claim: This server's, on the event's model.
+
         Raises:
+            ClaimMissing: Another server may be acting on the model by now; it finishes the event.
             DeploymentPostponed: Store, engine or disk do not answer now; nothing changed for who asks the model.
             JournalUnavailable: The outcome could not be written down.
 
@@ -134,14 +164,21 @@ class Deployer:
         except EventInvalid as error:  # written down by a keynet that knew more
             self.journal.finish(received.id, "failed", error.message)
             return "failed"
+        if isinstance(request, UnloadRequested):
+            return self._unload(received, request, claim)
         live = self.journal.live(request.model)
         if live and live.digest == request.digest and self._is_done(received, live):
             return self._absorb(received, live)
+        if reason := too_late(received, self.journal):
+            hint = f"keynet events replay {received.id}"
+            self.give_up(received, DeploymentFailed(f"{reason}; to deploy it all the same: {hint}", hint=hint))
+            return "failed"
         deployment = self.journal.begin(request)
         self._on_step("begun")
         try:
-            answer = self._roll_out(deployment)
+            answer = self._rollout.bring(deployment, claim)
         except KeynetError as error:
+            claim.require()  # what went wrong may be another server's doing, and so is the rest
             if _may_pass(error):
                 raise self._postpone(deployment, live, error) from error
             self.fail(deployment, error)
@@ -149,28 +186,41 @@ class Deployer:
         self.journal.deployed(deployment, answer + _version_note(deployment))
         self._on_step("journaled")
         with _at_leisure("old deployments of", deployment):
-            self._repository.prune(deployment.model, keep={deployment.number})
+            self._repository.prune(deployment.model)
         self._on_step("pruned")
         return "deployed"
 
     def give_up(self, received: ReceivedEvent, reason: KeynetError) -> None:
         """Finish an event as failed, whatever it had come to; what is done stays done."""
         try:
-            deployment = self.journal.begin(to_request(received))
+            request = to_request(received)
         except EventInvalid:
             self.journal.finish(received.id, "failed", reason.message)
             return
+        if isinstance(request, UnloadRequested):
+            self._stay(received, request.model, reason)
+            return
+        deployment = self.journal.begin(request)
         if deployment.state == "deploying":
             self.fail(deployment, reason)
 
+    def give_up_overtaken(self, subject: str | None) -> int:
+        """Fail the events of a model that a newer one overtook while they waited, and return how many there were."""
+        reason = "a newer event for the model was deployed before this one could be"
+        count, begun = self.journal.fail_overtaken(subject, reason)
+        for deployment in begun:
+            with _at_leisure("what was built for", deployment):
+                self._repository.discard(to_placement(deployment))
+        return count
+
     def fail(self, deployment: Deployment, error: KeynetError) -> None:
         """Restore what was served before a deployment, and journal why it failed."""
-        restored = self._restore(deployment, self.journal.live(deployment.model))
+        restored = self._rollout.restore(deployment, self.journal.live(deployment.model))
         self._on_step("restored")
         answer = error.message if isinstance(error, EngineRefused) else None
         self.journal.failed(deployment, "; ".join(filter(None, (error.message, restored))), answer)
         with _at_leisure("what was built for", deployment):
-            self._repository.discard(deployment.model, deployment.number)
+            self._repository.discard(to_placement(deployment))
 
     def repair_links(self) -> list[ModelName]:
         """
@@ -178,30 +228,11 @@ class Deployer:
 
         Before the engine starts: what a crash left linked was never probed.
         """
-        self._repository.prepare()
-        live = {state.name: state.live for state in self.journal.models() if state.live}
-        names = sorted({*live, *self._repository.links()})
-        repaired = [name for name in names if not self._is_right(name, live.get(name))]
-        for name in repaired:
-            try:
-                self._repoint(name, live.get(name))
-            except KeynetError:
-                # A link that points nowhere stops engines that load all they find; `doctor` tells of the model.
-                self._repository.unlink(name)
-        return repaired
+        return self._upkeep.repair_all()
 
     def reload(self, names: Iterable[ModelName]) -> list[tuple[ModelName, KeynetError]]:
         """Have a running engine serve what the links of these models say; return what it does not, with reasons."""
-        trouble: list[tuple[ModelName, KeynetError]] = []
-        for name in sorted(names):
-            try:
-                if self._repository.linked(name) is None:
-                    self._engine.unload(name)
-                else:
-                    self._engine.load(name)
-            except (EngineRefused, EngineUnavailable) as error:
-                trouble.append((name, error))
-        return trouble
+        return self._upkeep.reload(names)
 
     def is_engine_live(self) -> bool:
         """Return whether the model server takes requests."""
@@ -212,16 +243,7 @@ class Deployer:
 
     def ensure_served(self) -> list[tuple[Deployment, KeynetError]]:
         """Load what is live and not ready, and return what cannot be, each with the reason."""
-        trouble: list[tuple[Deployment, KeynetError]] = []
-        for state in self.journal.models():
-            if state.live is None:
-                continue
-            try:
-                if not self._serves(state.live):
-                    self._engine.load(state.name)
-            except (EngineRefused, EngineUnavailable) as error:
-                trouble.append((state.live, error))
-        return trouble
+        return self._upkeep.ensure_served()
 
     def _require_package(self, published: ModelPublished) -> None:
         try:
@@ -241,50 +263,41 @@ class Deployer:
         return fresh
 
     def _postpone(self, deployment: Deployment, live: Deployment | None, error: KeynetError) -> DeploymentPostponed:
-        after_link = self._repository.linked(deployment.model) == deployment.number
-        reason = "; ".join(filter(None, (error.message, self._restore(deployment, live))))
+        after_link = self._is_linked(deployment)
+        reason = "; ".join(filter(None, (error.message, self._rollout.restore(deployment, live))))
         self.journal.postponed(deployment, reason)
         message = f"deployment {deployment.number} of {deployment.model} waits: {reason}"
         return DeploymentPostponed(message, hint=error.hint, after_link=after_link)
 
-    def _roll_out(self, deployment: Deployment) -> str:
-        self._engine.is_live()  # raises when nobody answers: then nothing is swapped
-        package = self._repository.build(
-            deployment.model, deployment.number, deployment.served_version, lambda into: self._fetch(deployment, into)
-        )
-        self._on_step("materialized")
-        self._repository.link(deployment.model, deployment.number)
-        self._on_step("linked")
-        self._engine.load(deployment.model)
-        self._on_step("loaded")
-        self._wait_until_ready(deployment)
-        self._on_step("ready")
-        answer = self._probe(deployment, package)
-        self._on_step("probed")
-        return answer
+    def _is_linked(self, deployment: Deployment) -> bool:
+        try:
+            return self._repository.linked(deployment.model) == deployment.number
+        except RepositoryFailed:
+            return False
 
-    def _fetch(self, deployment: Deployment, into: Path) -> ModelPackage:
-        package = download_package(self._store, deployment.model, deployment.digest, into)
-        self._on_step("fetched")
-        return package
+    def _unload(self, received: ReceivedEvent, asked: UnloadRequested, claim: Claim) -> Outcome:
+        live = self.journal.live(asked.model)
+        if live is None:
+            self.journal.finish(received.id, "unloaded", f"nothing of {asked.model} was live")
+            return "unloaded"
+        try:
+            self._rollout.take_out(live)
+        except KeynetError as error:
+            claim.require()
+            if _may_pass(error):
+                message = f"unloading {asked.model} waits: {error.message}"
+                raise DeploymentPostponed(message, hint=error.hint, after_link=False) from error
+            self._stay(received, asked.model, error)
+            return "failed"
+        self.journal.unloaded(live, received.id, who=asked.who, why=asked.why)
+        return "unloaded"
 
-    def _wait_until_ready(self, deployment: Deployment) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while not self._engine.is_ready(deployment.model, deployment.served_version):
-            if time.monotonic() > deadline:
-                raise EngineRefused(
-                    f"the model server loaded {deployment.model}, but version {deployment.served_version} is not ready"
-                )
-            time.sleep(_READY_POLL_S)
-
-    def _probe(self, deployment: Deployment, package: ModelPackage) -> str:
-        probe = package.probe()
-        if probe is None:
-            return "loaded; no probe was recorded"
-        answer = self._engine.infer(deployment.model, deployment.served_version, probe.inputs)
-        if reason := probe.refuses(answer):
-            raise ProbeRefused(f"{deployment.model} does not answer as it did when it was published: {reason}")
-        return "loaded; the probe was answered as recorded"
+    def _stay(self, received: ReceivedEvent, model: ModelName, reason: KeynetError) -> None:
+        """Have a model that could not be unloaded be found again, and journal why."""
+        self.journal.finish(received.id, "failed", reason.message)
+        live = self.journal.live(model)
+        if live is not None and self._upkeep.repair(model, live):
+            self._upkeep.try_reload(model)
 
     def _absorb(self, received: ReceivedEvent, live: Deployment) -> Outcome:
         self.journal.finish(received.id, "already deployed", f"deployment {live.number} is this package")
@@ -293,47 +306,16 @@ class Deployer:
     def _is_done(self, received: ReceivedEvent, live: Deployment) -> bool:
         """Return whether an event asks for what is served; one with a deployment of its own goes on with that."""
         try:
-            return not self.journal.has_begun(received.id) and self._serves(live)
-        except EngineUnavailable:
+            return not self.journal.has_begun(received.id) and self._rollout.serves(live)
+        except (EngineUnavailable, RepositoryFailed):
             return False  # the deployment that begins now meets it again, and waits with a reason
-
-    def _serves(self, live: Deployment) -> bool:
-        return self._repository.linked(live.model) == live.number and self._engine.is_ready(
-            live.model, live.served_version
-        )
-
-    def _restore(self, deployment: Deployment, live: Deployment | None) -> str | None:
-        """Put the link and the engine back, and return what could not be, or None."""
-        if self._repository.linked(deployment.model) != deployment.number:
-            return None  # nothing was swapped
-        try:
-            self._repoint(deployment.model, live)
-            if live is None:
-                self._engine.unload(deployment.model)
-            else:
-                self._engine.load(deployment.model)
-        except KeynetError as error:
-            return f"and what was served before could not be restored: {error.message}"
-        return None
-
-    def _repoint(self, name: ModelName, live: Deployment | None) -> None:
-        if live is None:
-            self._repository.unlink(name)
-            return
-        self._repository.build(name, live.number, live.served_version, lambda into: self._fetch(live, into))
-        self._repository.link(name, live.number)
-
-    def _is_right(self, name: ModelName, live: Deployment | None) -> bool:
-        if live is None:
-            return False
-        return self._repository.linked(name) == live.number and self._repository.has(name, live.number)
 
 
 def _may_pass(error: KeynetError) -> bool:
     """Return whether something may be mended without the package changing: then the event waits."""
     if isinstance(error, RepositoryFailed):
         return error.may_pass
-    return isinstance(error, EngineUnavailable | StoreUnavailable)
+    return isinstance(error, EngineUnavailable | StoreForbidden | StoreUnavailable)
 
 
 @contextmanager
@@ -350,30 +332,3 @@ def _version_note(deployment: Deployment) -> str:
     if version is None or str(version) == deployment.served_version:
         return ""
     return f"; served as version {deployment.served_version}, because another package was served as {version} before"
-
-
-def to_request(received: ReceivedEvent) -> Request:
-    """Return what a received event asks for."""
-    event = Event.from_json(received.body.encode())
-    if event.type == RollbackRequested.TYPE:
-        asked = RollbackRequested.from_event(event)
-        return Request(
-            event_id=event.id,
-            model=asked.model,
-            digest=asked.digest,
-            model_version=asked.model_version,
-            run_id=asked.run_id,
-            requested_by=asked.who,
-            why=asked.why or f"rollback to deployment {asked.restores}",
-            restores=asked.restores,
-        )
-    published = ModelPublished.from_event(event)
-    return Request(
-        event_id=event.id,
-        model=published.model,
-        digest=published.digest,
-        model_version=published.model_version,
-        run_id=published.run_id,
-        requested_by=received.source,
-        why="published",
-    )

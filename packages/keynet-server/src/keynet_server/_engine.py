@@ -43,8 +43,15 @@ class ServingEngine(Protocol):
     served before.
     """
 
-    def load(self, name: ModelName) -> None:
-        """Load a model, or load it again; return when it is loaded, or raise EngineRefused."""
+    def load(self, name: ModelName, config: str | None = None) -> None:
+        """
+        Load a model, or load it again; return when it is loaded, or raise EngineRefused.
+
+        Args:
+            name: The model.
+            config: Its configuration as JSON, where the engine could not see that it changed.
+
+        """
 
     def unload(self, name: ModelName) -> None:
         """Stop serving a model; one that is not served is unloaded already."""
@@ -70,13 +77,14 @@ class KServeEngine:
     timeout_s: float = 10.0
     load_timeout_s: float = 120.0
 
-    def load(self, name: ModelName) -> None:
-        """Load a model, or load it again."""
-        self._control(name, "load", self.load_timeout_s)
+    def load(self, name: ModelName, config: str | None = None) -> None:
+        """Load a model, or load it again; an engine that is told a configuration does not look at times."""
+        parameters = {} if config is None else {"parameters": {"config": config}}
+        self._control(name, "load", self.load_timeout_s, parameters)
 
     def unload(self, name: ModelName) -> None:
         """Stop serving a model."""
-        self._control(name, "unload", self.timeout_s)
+        self._control(name, "unload", self.timeout_s, {})
 
     def is_live(self) -> bool:
         """Return whether the engine takes requests."""
@@ -107,8 +115,9 @@ class KServeEngine:
         except (KeyError, TypeError, ValueError) as error:
             raise EngineRefused(f"the model server's answer for {name} cannot be read: {error!r}") from error
 
-    def _control(self, name: ModelName, verb: str, timeout_s: float) -> None:
-        status, _, body = self._ask("POST", f"/v2/repository/models/{quote(name)}/{verb}", b"{}", timeout_s=timeout_s)
+    def _control(self, name: ModelName, verb: str, timeout_s: float, asked: dict[str, Any]) -> None:
+        path, sent = f"/v2/repository/models/{quote(name)}/{verb}", json.dumps(asked).encode()
+        status, _, body = self._ask("POST", path, sent, timeout_s=timeout_s)
         if status != 200:
             raise EngineRefused(f"the model server refused to {verb} {name}: {_words(status, body)}")
 

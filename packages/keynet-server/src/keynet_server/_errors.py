@@ -3,8 +3,13 @@ The branch of the error tree that belongs to the server.
 
 KeynetError
 ├── JournalUnavailable
+├── ClaimMissing
 ├── EventUnknown
+├── EventConflict
 ├── PackageElsewhere
+├── BrokerUnavailable
+│   └── BrokerRefused
+├── BrokerMissing
 ├── DeploymentUnknown
 ├── DeploymentConflict
 ├── DeploymentFailed
@@ -39,16 +44,46 @@ class JournalUnavailable(KeynetError):
     code = "journal.unavailable"
 
 
+class ClaimMissing(KeynetError):
+    """Raised when this server may not act on a model, because another one does, or may by now; nothing is lost."""
+
+    code = "claim.missing"
+
+
 class EventUnknown(KeynetError):
     """Raised when an event is asked for that was never received."""
 
     code = "event.unknown"
 
 
+class EventConflict(KeynetError):
+    """Raised when an event is to be acted on again that did not fail."""
+
+    code = "event.conflict"
+
+
 class PackageElsewhere(KeynetError):
     """Raised when an event announces a package that is not in the server's own store."""
 
     code = "package.elsewhere"
+
+
+class BrokerUnavailable(KeynetError):
+    """Raised when RabbitMQ does not answer, or the connection to it is lost; it is tried again."""
+
+    code = "broker.unavailable"
+
+
+class BrokerRefused(BrokerUnavailable):
+    """Raised when RabbitMQ refuses user, virtual host or a declaration: a setting, here or there, has to change."""
+
+    code = "broker.refused"
+
+
+class BrokerMissing(KeynetError):
+    """Raised when the server is asked about dead letters, and takes events over HTTP alone."""
+
+    code = "broker.missing"
 
 
 class DeploymentUnknown(KeynetError):

@@ -13,9 +13,12 @@ from starlette.responses import Response
 from keynet_core import EventInvalid, EventRefused, NameRefused, SettingsInvalid, StoreError
 from keynet_server._errors import (
     BodyTooLarge,
+    BrokerMissing,
+    BrokerUnavailable,
     ContentTypeRefused,
     DeploymentConflict,
     DeploymentUnknown,
+    EventConflict,
     EventUnknown,
     HostRefused,
     JournalUnavailable,
@@ -38,13 +41,16 @@ _STATUS: tuple[tuple[type[KeynetError], int], ...] = (
     (EventUnknown, 404),
     (DeploymentUnknown, 404),
     (PackageElsewhere, 404),  # a publisher waits and tries again: stores can be mended
+    (BrokerMissing, 404),
     (DeploymentConflict, 409),
+    (EventConflict, 409),
     (EventInvalid, 422),
     (EventRefused, 422),
     (NameRefused, 422),
     (SettingsInvalid, 422),
     (StoreError, 503),
     (JournalUnavailable, 503),
+    (BrokerUnavailable, 503),
 )
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -86,7 +92,10 @@ class Guard:
         if self._answers_for(host):
             await self._app(scope, receive, sending)
         else:
-            refused = HostRefused(f"this server does not answer for the host {host!r:.100}")
+            refused = HostRefused(
+                f"this server does not answer for the host {host!r:.100}",
+                hint="when it is a name of this server, add it to KEYNET_ALLOWED_HOSTS where the server runs",
+            )
             await to_problem(refused, request_id)(scope, receive, sending)
 
     def _answers_for(self, host: str) -> bool:

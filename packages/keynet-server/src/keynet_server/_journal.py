@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from keynet_core import ModelName
-from keynet_server._database import translating
-from keynet_server._errors import DeploymentUnknown, EventUnknown
-from keynet_server._records import Deployment, History, ModelState, ReceivedEvent
+from keynet_core import EventInvalid, ModelName
+from keynet_server import _backlog
+from keynet_server._database import is_of_value, translating
+from keynet_server._errors import ClaimMissing, DeploymentUnknown, EventUnknown
+from keynet_server._records import Backlog, Deployment, History, ModelState, ReceivedEvent
 from keynet_server._tables import deployments, events
 
 if TYPE_CHECKING:
@@ -34,10 +35,17 @@ class Journal:
     def __init__(self, engine: sa.Engine, *, clock: Callable[[], datetime] = _now) -> None:
         self._engine = engine
         self._reader = engine.execution_options(keynet_reads=True)
+        self._in_order = engine.execution_options(keynet_in_order=True)
         self._clock = clock
 
     def receive(self, event: Event) -> bool:
-        """Write an event down; return False when it was known, by its id, and nothing was written."""
+        """
+        Write an event down; return False when it was known, by its id, and nothing was written.
+
+        Raises:
+            EventInvalid: No database of this kind can hold it, now or later.
+
+        """
         row = {
             "id": event.id,
             "type": event.type,
@@ -46,12 +54,16 @@ class Journal:
             "received_at": self._clock(),
             "body": event.to_json().decode(),
         }
-        with translating():
+        with translating(self._engine):
             try:
-                with self._engine.begin() as connection:
+                with self._in_order.begin() as connection:
                     connection.execute(events.insert().values(row))
             except sa.exc.IntegrityError:
                 return False
+            except sa.exc.DBAPIError as error:
+                if is_of_value(error):
+                    raise EventInvalid(f"event {event.id:.80} cannot be written down: {error.orig}") from error
+                raise
         return True
 
     def knows(self, event_id: str) -> bool:
@@ -73,22 +85,53 @@ class Journal:
             raise EventUnknown(f"no event {event_id!r} was received")
         return _to_event(row)
 
-    def unfinished(self) -> list[ReceivedEvent]:
-        """Return the events without an outcome, in the order they were received."""
+    def newest_events(self, *, limit: int) -> list[ReceivedEvent]:
+        """Return the events that were received last, newest first."""
         with self._reading() as connection:
-            found = connection.execute(sa.select(events).where(events.c.outcome.is_(None)).order_by(events.c.seq))
+            found = connection.execute(sa.select(events).order_by(events.c.seq.desc()).limit(limit))
             return [_to_event(row) for row in found]
 
-    def is_overtaken(self, event_id: str) -> bool:
-        """Return whether an event of the same model that was received later led to what is live, or was."""
-        later = events.alias("later")
-        query = (
-            sa.select(later.c.seq)
-            .join(events, sa.and_(later.c.subject == events.c.subject, later.c.seq > events.c.seq))
-            .where(events.c.id == event_id, later.c.outcome.in_(("deployed", "already deployed")))
-        )
+    def unfinished(self, *, limit: int | None = None) -> list[ReceivedEvent]:
+        """Return the events without an outcome, in the order they were received."""
+        query = sa.select(events).where(events.c.outcome.is_(None)).order_by(events.c.seq).limit(limit)
         with self._reading() as connection:
-            return connection.execute(query).first() is not None
+            return [_to_event(row) for row in connection.execute(query)]
+
+    def backlogs(self, *, after: int = 0, limit: int) -> list[Backlog]:
+        """Return the models that have events without an outcome, by the first of these, when it came after a place."""
+        with self._reading() as connection:
+            found = connection.execute(_backlog.backlogs(after=after, limit=limit))
+            return [Backlog(subject=row.subject, first=row.first, last=row.last) for row in found]
+
+    def waiting(self, subject: str | None, *, limit: int) -> list[ReceivedEvent]:
+        """Return the oldest events of a model that have no outcome, in the order they were received."""
+        with self._reading() as connection:
+            return [_to_event(row) for row in connection.execute(_backlog.waiting(subject, limit=limit))]
+
+    def newest_waiting(self, subject: str | None) -> ReceivedEvent | None:
+        """Return the newest event of a model that has no outcome, or None."""
+        with self._reading() as connection:
+            row = connection.execute(_backlog.waiting(subject, limit=1, newest=True)).one_or_none()
+        return _to_event(row) if row is not None else None
+
+    def fail_overtaken(self, subject: str | None, reason: str) -> tuple[int, list[Deployment]]:
+        """
+        Fail the events of a model that wait although a later one did what it asked for.
+
+        Returns:
+            How many there were, and the deployments that had been begun for them.
+
+        """
+        ended = {"reason": reason, "finished_at": self._clock()}
+        with self._writing() as connection:
+            newest: int | None = connection.execute(_backlog.newest_success(subject)).scalar()
+            if newest is None:
+                return 0, []
+            too_late = _backlog.too_late(subject, newest)
+            rows = connection.execute(sa.select(deployments).where(_backlog.begun(too_late))).all()
+            connection.execute(deployments.update().where(_backlog.begun(too_late)).values(state="failed", **ended))
+            count = connection.execute(events.update().where(too_late).values(outcome="failed", **ended)).rowcount
+        return count, [_to_deployment(row) for row in rows]
 
     def has_begun(self, event_id: str) -> bool:
         """Return whether there is a deployment for an event."""
@@ -107,27 +150,44 @@ class Journal:
         return _to_deployment(row)
 
     def deployed(self, deployment: Deployment, answer: str) -> None:
-        """Mark a deployment as live, the one before it as superseded, and its event as finished."""
+        """
+        Mark a deployment as live, the one before it as superseded, and its event as finished.
+
+        Raises:
+            ClaimMissing: It is not under way any more: another server has finished it.
+
+        """
+        values = {"state": "deployed", "reason": None, "engine_answer": answer}
         with self._writing() as connection:
             connection.execute(
                 deployments.update()
                 .where(deployments.c.model == deployment.model, deployments.c.state == "deployed")
                 .values(state="superseded")
             )
-            self._finish_deployment(connection, deployment, state="deployed", reason=None, engine_answer=answer)
+            if not self._finish_deployment(connection, deployment, **values):
+                raise ClaimMissing(
+                    f"deployment {deployment.number} of {deployment.model} was finished by another server"
+                )
             self._finish_event(connection, deployment.event_id, "deployed", None)
+
+    def unloaded(self, live: Deployment, event_id: str, *, who: str, why: str | None) -> None:
+        """Mark what was live as served no more, and the event that asked for it as finished."""
+        reason = f"unloaded by {who}" + (f": {why}" if why else "")
+        with self._writing() as connection:
+            is_live = _one(live).where(deployments.c.state == "deployed")
+            connection.execute(is_live.values(state="unloaded", reason=reason[:_MAX_REASON]))
+            self._finish_event(connection, event_id, "unloaded", reason)
 
     def postponed(self, deployment: Deployment, reason: str) -> None:
         """Write down what a deployment waits for; it stays in state `deploying`."""
         with self._writing() as connection:
-            connection.execute(_one(deployment).values(reason=reason[:_MAX_REASON]))
+            connection.execute(_under_way(deployment).values(reason=reason[:_MAX_REASON]))
 
     def failed(self, deployment: Deployment, reason: str, answer: str | None) -> None:
         """Mark a deployment that is under way, and its event, as failed; what was live stays live."""
         values = {"state": "failed", "reason": reason[:_MAX_REASON], "engine_answer": answer}
         with self._writing() as connection:
-            under_way = _one(deployment).where(deployments.c.state == "deploying")
-            if connection.execute(under_way.values(finished_at=self._clock(), **values)).rowcount:
+            if self._finish_deployment(connection, deployment, **values):
                 self._finish_event(connection, deployment.event_id, "failed", reason)
 
     def finish(self, event_id: str, outcome: Outcome, reason: str) -> None:
@@ -142,6 +202,18 @@ class Journal:
                 sa.select(deployments).where(deployments.c.model == model, deployments.c.state == "deployed")
             ).one_or_none()
         return _to_deployment(row) if row is not None else None
+
+    def events_that_went_live(self, model: ModelName, *, limit: int) -> list[ReceivedEvent]:
+        """Return the events whose package was live at some time, the newest deployments first."""
+        query = (
+            sa.select(events)
+            .join(deployments, deployments.c.event_id == events.c.id)
+            .where(deployments.c.model == model, deployments.c.state.in_(("deployed", "superseded", "unloaded")))
+            .order_by(deployments.c.number.desc())
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            return [_to_event(row) for row in connection.execute(query)]
 
     def history(self, model: ModelName, *, limit: int = 100) -> list[Deployment]:
         """
@@ -198,10 +270,10 @@ class Journal:
             sa.select(deployments, is_last.label("is_last"))
             .join(last, deployments.c.model == last.c.model)
             .where(sa.or_(deployments.c.state == "deployed", is_last))
-            .order_by(deployments.c.model, deployments.c.number)
         )
         with self._reading() as connection:
-            rows = connection.execute(query).all()
+            # Sorted here: databases have each an alphabet of their own.
+            rows = sorted(connection.execute(query).all(), key=lambda row: (row.model, row.number))
         live = {row.model: _to_deployment(row) for row in rows if row.state == "deployed"}
         return [
             ModelState(name=ModelName(row.model), live=live.get(row.model), last=_to_deployment(row))
@@ -210,11 +282,10 @@ class Journal:
         ]
 
     def recent(self, *, limit: int = 20) -> list[Deployment]:
-        """Return the newest deployments of all models, newest first."""
+        """Return the newest deployments of all models, in the order of their events: a clock may have jumped."""
+        query = sa.select(deployments).join(events, events.c.id == deployments.c.event_id)
         with self._reading() as connection:
-            found = connection.execute(
-                sa.select(deployments).order_by(deployments.c.started_at.desc()).limit(limit)
-            ).all()
+            found = connection.execute(query.order_by(events.c.seq.desc()).limit(limit)).all()
         return [_to_deployment(row) for row in found]
 
     def _first_values(self, connection: sa.Connection, request: Request) -> dict[str, Any]:
@@ -235,24 +306,25 @@ class Journal:
             "started_at": self._clock(),
         }
 
-    def _finish_deployment(self, connection: sa.Connection, deployment: Deployment, **values: object) -> None:
-        connection.execute(_one(deployment).values(finished_at=self._clock(), **values))
+    def _finish_deployment(self, connection: sa.Connection, deployment: Deployment, **values: object) -> bool:
+        finished = _under_way(deployment).values(finished_at=self._clock(), **values)
+        return connection.execute(finished).rowcount > 0
 
     def _finish_event(self, connection: sa.Connection, event_id: str, outcome: Outcome, reason: str | None) -> None:
         connection.execute(
             events.update()
-            .where(events.c.id == event_id)
+            .where(events.c.id == event_id, events.c.outcome.is_(None))
             .values(outcome=outcome, reason=reason and reason[:_MAX_REASON], finished_at=self._clock())
         )
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with translating(), self._engine.begin() as connection:
+        with translating(self._engine), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with translating(), self._reader.connect() as connection:
+        with translating(self._engine), self._reader.connect() as connection:
             yield connection
 
 
@@ -284,6 +356,10 @@ def _one(deployment: Deployment) -> sa.Update:
     return deployments.update().where(
         deployments.c.model == deployment.model, deployments.c.number == deployment.number
     )
+
+
+def _under_way(deployment: Deployment) -> sa.Update:
+    return _one(deployment).where(deployments.c.state == "deploying")
 
 
 def _to_event(row: sa.Row[Any]) -> ReceivedEvent:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from keynet_server._ports import Ports
 
 _LOOPBACK = "127.0.0.1,localhost,::1"
-_SECRETS = {"KEYNET_TOKEN", "KEYNET_DATABASE_URL"}
+_SECRETS = {"KEYNET_TOKEN", "KEYNET_DATABASE_URL", "RABBIT_ENDPOINT_URL"}
 """What the server alone may know."""
 
 
@@ -99,6 +99,7 @@ def server_program(home: Path, ports: Ports, environ: Mapping[str, str], token: 
         "KEYNET_HOME": str(home),
         "KEYNET_TOKEN": token.reveal(),
         "TRITON_URL": f"http://{HOST}:{ports.serving}",
+        "KEYNET_SERVING_REPOSITORY": str(home / "serving"),
     }
     return Program(
         name="keynet server",

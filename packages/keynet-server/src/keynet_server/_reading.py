@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from keynet_server._settings import ServerSettings
 
 
-class ModelsReader(Protocol):
+class Reader(Protocol):
     """Answers with the plain values that the server's JSON has."""
 
     def models(self) -> list[dict[str, Any]]:
@@ -28,6 +28,12 @@ class ModelsReader(Protocol):
 
     def history(self, name: str) -> dict[str, Any]:
         """Return a model's `deployments`, newest first, and whether the list is `truncated`."""
+
+    def events(self, limit: int) -> list[dict[str, Any]]:
+        """Return the events that were received last, newest first."""
+
+    def event(self, event_id: str) -> dict[str, Any]:
+        """Return one event, whole, and what became of it."""
 
 
 class ServerReader:
@@ -48,6 +54,15 @@ class ServerReader:
     def history(self, name: str) -> dict[str, Any]:
         """Return a model's deployments."""
         return self._client.get(f"/v1/models/{quote(to_model_name(name))}/history")
+
+    def events(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest events."""
+        found: list[dict[str, Any]] = self._client.get(f"/v1/events?limit={limit}")["events"]
+        return found
+
+    def event(self, event_id: str) -> dict[str, Any]:
+        """Return one event."""
+        return self._client.get(f"/v1/events/{quote(event_id)}")
 
 
 class JournalReader:
@@ -71,9 +86,17 @@ class JournalReader:
         """Return a model's deployments."""
         return self._journal.newest(to_model_name(name)).to_dict()
 
+    def events(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest events."""
+        return [each.to_dict() for each in self._journal.newest_events(limit=limit)]
+
+    def event(self, event_id: str) -> dict[str, Any]:
+        """Return one event."""
+        return self._journal.event(event_id).to_whole()
+
 
 @contextmanager
-def open_reader(settings: ServerSettings) -> Iterator[tuple[ModelsReader, bool]]:
+def open_reader(settings: ServerSettings) -> Iterator[tuple[Reader, bool]]:
     """
     Yield what answers, and whether that is a running server.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,8 +11,8 @@ if TYPE_CHECKING:
 
     from keynet_core import ModelName
 
-State = Literal["deploying", "deployed", "failed", "superseded"]
-Outcome = Literal["deployed", "already deployed", "failed"]
+State = Literal["deploying", "deployed", "failed", "superseded", "unloaded"]
+Outcome = Literal["deployed", "already deployed", "unloaded", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,10 @@ class ReceivedEvent:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without the body."""
         return _plain(self, without=frozenset({"body"}))
+
+    def to_whole(self) -> dict[str, Any]:
+        """Return plain values for JSON, with the event as it came."""
+        return {**self.to_dict(), "event": json.loads(self.body)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,15 @@ class ModelState:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {"name": self.name, "live": self.live.to_dict() if self.live else None, "last": self.last.to_dict()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """The events of one model that wait, by their place in the order of receipt."""
+
+    subject: str | None
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

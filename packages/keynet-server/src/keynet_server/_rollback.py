@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from keynet_server._records import Deployment
 
 
+_WAS_LIVE = {"superseded", "unloaded"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackRequested:
     """The data of `io.keynet.model.rollback.requested.v1`: an older package is to be deployed again."""
@@ -87,7 +90,7 @@ def choose_target(history: Sequence[Deployment], number: int | None) -> Deployme
     model = history[0].model
     hint = f"keynet models history {model}"
     if number is None:
-        target = next((each for each in history if each.state == "superseded" and not _same(each, live)), None)
+        target = next((each for each in history if each.state in _WAS_LIVE and not _same(each, live)), None)
         if target is None:
             raise DeploymentConflict(f"{model} has no earlier package to go back to", hint=hint)
         return target

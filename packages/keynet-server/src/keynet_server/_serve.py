@@ -41,32 +41,42 @@ def build_services(settings: ServerSettings, token: Secret, links: Links) -> Ser
 
     Raises:
         JournalUnavailable: The database cannot be used.
-        StoreUnsupported: No engine is known for the store.
-        SettingsInvalid: It is not known where the model server is.
+        StoreUnsupported: No engine is known for the store, or for the serving repository.
+        SettingsInvalid: It is not known where the model server is, or packages stand where it reads models.
+        MissingDependency: Events come from RabbitMQ, and aio-pika is not installed.
 
     """
     from keynet_server._app import Services
+    from keynet_server._broker import Broker
+    from keynet_server._claims import open_claims
+    from keynet_server._consumer import Consumer
     from keynet_server._database import migrate, open_database
     from keynet_server._deployer import Deployer
     from keynet_server._engine import KServeEngine
+    from keynet_server._http import LOOPBACK_HOSTS
     from keynet_server._journal import Journal
-    from keynet_server._materialize import ServingRepository
+    from keynet_server._repository import check_apart, open_repository
     from keynet_server._worker import Worker
 
     if settings.triton_url is None:
         raise SettingsInvalid("it is not known where the model server is", hint="set TRITON_URL, or run keynet up")
+    broker = Broker.of(settings)
     home = make_private_directory(settings.state_directory)
     database = open_database(settings.journal_url)
     migrate(database, home / "run" / "migrate.lock")
     store = open_store(settings.store_url)
+    check_apart(store.url, settings.serving_url)
     deployer = Deployer(
         journal=Journal(database),
         store=store,
-        repository=ServingRepository(settings.serving_root),
+        repository=open_repository(settings.serving_url, settings.serving_root / "staging"),
         engine=KServeEngine(url=settings.triton_url),
+        claims=open_claims(database),
     )
     worker = Worker(deployer, Outbox(home / "outbox"), store)
-    return Services(deployer=deployer, worker=worker, token=token, links=links)
+    consumer = Consumer(broker, deployer.receive, on_taken=worker.wake) if broker is not None else None
+    hosts = LOOPBACK_HOSTS | set(settings.allowed_hosts)
+    return Services(deployer=deployer, worker=worker, token=token, links=links, hosts=hosts, consumer=consumer)
 
 
 def start(services: Services) -> None:
@@ -75,6 +85,8 @@ def start(services: Services) -> None:
     for name in repaired:
         log.info("the link of %s was put back to what the journal calls live", name)
     services.worker.start(repaired)
+    if services.consumer is not None:
+        services.consumer.start()
 
 
 def with_life(services: Services) -> FastAPI:
@@ -87,6 +99,8 @@ def with_life(services: Services) -> FastAPI:
     async def living(_app: FastAPI) -> AsyncIterator[None]:
         start(services)
         yield
+        if services.consumer is not None and not services.consumer.stop():
+            log.warning("an event was being taken; the broker delivers it again")
         if not services.worker.stop():
             log.warning("a deployment was under way; the next start finishes it")
 
@@ -95,9 +109,13 @@ def with_life(services: Services) -> FastAPI:
 
 
 @contextmanager
-def alone_on(home: Path) -> Iterator[None]:
+def alone_on(home: Path, database: Path | None = None) -> Iterator[None]:
     """
-    Hold a home's journal and serving repository: a second server would take away what this one is building.
+    Hold a home, and a database that is a file: a second server would take away what this one is building.
+
+    Args:
+        home: The state of this server.
+        database: The journal's file, when it is one; servers agree on who acts on a model in PostgreSQL only.
 
     Raises:
         AlreadyUp: Another server holds them, and does not end.
@@ -111,27 +129,55 @@ def alone_on(home: Path) -> Iterator[None]:
             raise AlreadyUp(
                 f"another keynet server runs on {home}", hint="use it, or give this one a KEYNET_HOME of its own"
             ) from error
+        try:
+            if database is not None:
+                held.enter_context(locked(database.with_name(f"{database.name}.lock"), timeout_s=_ENDING_S))
+        except LockTimeout as error:
+            raise AlreadyUp(
+                f"another keynet server has its journal in {database}",
+                hint="several servers share a journal in PostgreSQL: set KEYNET_DATABASE_URL",
+            ) from error
         yield
 
 
 def main(arguments: list[str]) -> None:
-    """Serve HTTP on `HOST PORT [TRACKING_URL]` until SIGTERM or SIGINT."""
+    """Serve HTTP on `HOST PORT [TRACKING_URL]`, as `keynet up` asks for it."""
+    host, port, *rest = arguments
+    serve(host, int(port), tracking=rest[0] if rest else None)
+
+
+def serve(host: str, port: int, *, tracking: str | None) -> None:
+    """
+    Serve HTTP until SIGTERM or SIGINT; everything else is read from the environment.
+
+    Args:
+        host: The address to listen on.
+        port: The port to listen on.
+        tracking: Where people find MLflow; the landing page shows it.
+
+    Raises:
+        AlreadyUp: Another server runs on the same home.
+        SettingsInvalid: A variable is missing, or cannot be used.
+
+    """
     import uvicorn
 
+    from keynet_server._database import sqlite_file
     from keynet_server._pages import Links
 
-    host, port, *rest = arguments
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("aio_pika", "aiormq"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)  # the consumer says once what they say each time
     settings = read_settings(ServerSettings, os.environ)
     if settings.token is None:
         raise SettingsInvalid("the server has no token to compare with", hint="set KEYNET_TOKEN, or run keynet up")
-    links = Links(tracking=rest[0] if rest else None, serving=settings.triton_url)
-    with alone_on(settings.state_directory):
+    links = Links(tracking=tracking, serving=settings.triton_url)
+    with alone_on(settings.state_directory, sqlite_file(settings.journal_url)):
         config = uvicorn.Config(
             with_life(build_services(settings, settings.token, links)),
             host=host,
-            port=int(port),
+            port=port,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,18 @@ from keynet_core import CoreSettings, Secret, SettingsInvalid, setting, to_http_
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\]")
+
+
+def _to_hosts(text: str) -> tuple[str, ...]:
+    """Read names as a `Host` header carries them, without a port; a pattern would let any page of a domain in."""
+    names = tuple(name.strip().lower() for name in text.split(","))
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise SettingsInvalid(f"{name!r} is no host; name each host without its port, with commas between them")
+    return names
 
 
 def _to_engine_url(text: str) -> str:
@@ -28,12 +41,22 @@ class ServerSettings(CoreSettings):
     bucket: str | None = setting("AWS_BUCKET_NAME", "An S3 bucket of packages, when KEYNET_STORE is not set.")
 
     database_url: Secret | None = setting(
-        "KEYNET_DATABASE_URL", "The journal's database, as SQLAlchemy writes it.", parse=Secret
+        "KEYNET_DATABASE_URL", "The journal's database, postgresql+psycopg://user:password@host/name.", parse=Secret
     )
     """Default: SQLite in `$KEYNET_HOME/keynet.db`."""
 
     triton_url: str | None = setting("TRITON_URL", "The model server's HTTP address.", parse=_to_engine_url)
     """Default: the embedded model server that `keynet up` runs."""
+
+    serving_repository: str | None = setting(
+        "KEYNET_SERVING_REPOSITORY", "Where the model server reads models, s3://bucket/prefix or a directory."
+    )
+    """Default: `$KEYNET_HOME/serving`. In a directory, models stand below `models/`."""
+
+    allowed_hosts: tuple[str, ...] = setting(
+        "KEYNET_ALLOWED_HOSTS", "Names others call the server by, commas between them.", parse=_to_hosts, default=()
+    )
+    """Default: loopback alone; it is always among them."""
 
     @property
     def store_url(self) -> str:
@@ -49,5 +72,10 @@ class ServerSettings(CoreSettings):
 
     @property
     def serving_root(self) -> Path:
-        """Where the serving repository and the deployments stand."""
+        """Where the serving repository stands when no other is named, and packages on their way to another."""
         return self.state_directory / "serving"
+
+    @property
+    def serving_url(self) -> str:
+        """Where the model server reads models."""
+        return self.serving_repository or self.serving_root.as_uri()

@@ -21,8 +21,23 @@ class UtcTime(sa.TypeDecorator[datetime]):
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
-        """Return what was read; SQLite forgets the zone."""
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        """Return what was read; SQLite forgets the zone, PostgreSQL has the zone of the session."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class PlainText(sa.TypeDecorator[str]):
+    """Somebody else's words; a character that no database takes is replaced, the rest is kept."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Return what is written."""
+        if value is None:
+            return None
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 metadata = sa.MetaData()
@@ -38,7 +53,7 @@ events = sa.Table(
     sa.Column("received_at", UtcTime, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("outcome", sa.Text),
-    sa.Column("reason", sa.Text),
+    sa.Column("reason", PlainText),
     sa.Column("finished_at", UtcTime),
     sqlite_autoincrement=True,
 )
@@ -55,21 +70,25 @@ deployments = sa.Table(
     sa.Column("event_id", sa.Text, sa.ForeignKey("events.id"), nullable=False, unique=True),
     sa.Column("restores", sa.Integer),
     sa.Column("state", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("requested_by", sa.Text, nullable=False),
-    sa.Column("why", sa.Text),
+    sa.Column("reason", PlainText),
+    sa.Column("requested_by", PlainText, nullable=False),
+    sa.Column("why", PlainText),
     sa.Column("started_at", UtcTime, nullable=False),
     sa.Column("finished_at", UtcTime),
-    sa.Column("engine_answer", sa.Text),
-    sa.CheckConstraint("state IN ('deploying', 'deployed', 'failed', 'superseded')", name="deployments_state"),
+    sa.Column("engine_answer", PlainText),
+    sa.CheckConstraint(
+        "state IN ('deploying', 'deployed', 'failed', 'superseded', 'unloaded')", name="deployments_state"
+    ),
 )
 
 sa.Index(
-    "events_unfinished",
+    "events_waiting",
+    events.c.subject,
     events.c.seq,
     sqlite_where=events.c.outcome.is_(None),
     postgresql_where=events.c.outcome.is_(None),
 )
+sa.Index("events_of_subject", events.c.subject, events.c.outcome, events.c.seq)
 sa.Index(
     "deployments_live",
     deployments.c.model,

@@ -5,40 +5,37 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from keynet_core import KeynetError, LockTimeout, publish_entry
-from keynet_server._errors import DeploymentFailed, DeploymentPostponed
+from keynet_server._errors import ClaimMissing, DeploymentFailed, DeploymentPostponed
+from keynet_server._turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
-    from keynet_core import Entry, Event, ModelName, ObjectStore, Outbox
+    from keynet_core import Entry, Event, EventPublisher, ModelName, ObjectStore, Outbox
+    from keynet_server._claims import Claim
     from keynet_server._deployer import Deployer
-    from keynet_server._records import ReceivedEvent
+    from keynet_server._records import Backlog, ReceivedEvent
 
 log = logging.getLogger("keynet.server")
+
+T = TypeVar("T")
 
 TICK_S = 2.0
 MAX_BLAMED = 5
 """How often a package may be what made the model server stop answering, before it is given up."""
 
+MODELS_AT_ONCE = 10_000
+EVENTS_AT_ONCE = 50
+"""How many events of a model have their turn before the next model has."""
+
 _FLUSH_TIMEOUT_S = 30.0
 _LOOK_S = 30.0
-_FIRST_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Patience:
-    attempts: int = 0
-    blamed: int = 0
-    not_before: float = 0.0
-
-    def after(self, error: DeploymentPostponed, now: float) -> _Patience:
-        pause_s = min(_FIRST_PAUSE_S * 2**self.attempts, _LONGEST_PAUSE_S)
-        return _Patience(attempts=self.attempts + 1, blamed=self.blamed + error.after_link, not_before=now + pause_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +47,9 @@ class _Here:
     def publish(self, event: Event) -> None:
         self.deployer.receive(event)
 
+    def opened(self) -> AbstractContextManager[EventPublisher]:
+        return nullcontext(self)
+
 
 class Worker:
     """Acts on received events until it is stopped; what one event does never stops another."""
@@ -59,8 +59,11 @@ class Worker:
         self._outbox = outbox
         self._store = store
         self._tick_s = tick_s
-        self._patience: dict[str, _Patience] = {}
+        self._turns = Turns()
+        self._place = 0
         self._look_at_engine = 0.0
+        self._was_engine_live = True
+        self._trouble: dict[str, str] = {}
         self._complaints: dict[ModelName, str] = {}
         self._outbox_trouble = ""
         self._stale: set[ModelName] = set()
@@ -95,65 +98,107 @@ class Worker:
         """Return whether events are acted on."""
         return self._thread.is_alive()
 
-    def run_once(self) -> None:
-        """Do everything that can be done now."""
-        for step in (self._flush_outbox, self._notice_engine, self._deploy_all):
-            try:
-                step()
-            except KeynetError as error:
+    def run_once(self) -> bool:
+        """Give every model with events its turn; return whether any of them came to its end."""
+        self._safely(self._flush_outbox)
+        self._safely(self._notice_engine)
+        return self._safely(self._deploy_all) or False
+
+    def _safely(self, step: Callable[[], T]) -> T | None:
+        """Take a step; what stops it stops neither the thread nor the next step."""
+        try:
+            done = step()
+        except KeynetError as error:
+            if self._trouble.get(step.__name__) != error.message:
                 log.warning("%s: %s", error.code, error.message)
-            except Exception:  # the boundary of the thread: it, and the next step, outlive what nobody foresaw
-                log.exception("an unforeseen error in the worker")
+            self._trouble[step.__name__] = error.message
+        except Exception:  # the boundary of the thread: it outlives what nobody foresaw
+            log.exception("an unforeseen error in the worker")
+        else:
+            self._trouble.pop(step.__name__, None)
+            return done
+        return None
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self.run_once()
+            if self.run_once():
+                continue
             self._wanted.wait(self._tick_s)
             self._wanted.clear()
 
-    def _deploy_all(self) -> None:
-        self._give_up_overtaken()
-        waiting = self._deployer.journal.unfinished()
-        newest = {received.subject: received.id for received in waiting}
-        for received in waiting:
+    def _deploy_all(self) -> bool:
+        if not self._turns.begin(time.monotonic()):
+            return False
+        progress = False
+        for backlog in self._backlogs():
             if self._stopping.is_set():
+                break
+            if self._turns.is_resting(backlog, time.monotonic()):
+                continue
+            with self._deployer.claims.hold(backlog.subject) as claim:
+                if claim is not None:  # else another server acts on the model; the next round looks again
+                    progress = self._take_turn(backlog, claim) or progress
+            if self._turns.is_enough(time.monotonic()):
+                break
+        return progress
+
+    def _backlogs(self) -> Iterator[Backlog]:
+        """Yield the models whose events wait, from where the last round ended; a later round begins anew."""
+        while True:
+            page = self._deployer.journal.backlogs(after=self._place, limit=MODELS_AT_ONCE)
+            for backlog in page:
+                self._place = backlog.first
+                yield backlog
+            if len(page) < MODELS_AT_ONCE:
+                self._place = 0
                 return
-            patience = self._patience.get(received.id, _Patience())
-            if patience.attempts and newest[received.subject] != received.id:
-                continue  # the newer one has its turn first; when it fails, this one is tried again
-            if patience.not_before <= time.monotonic():
-                self._deploy(received, patience)
-        self._give_up_overtaken()
 
-    def _give_up_overtaken(self) -> None:
-        journal = self._deployer.journal
-        for received in journal.unfinished():
-            if journal.is_overtaken(received.id):
-                self._give_up(
-                    received, DeploymentFailed("a newer event for the model was deployed before this one could be")
-                )
+    def _take_turn(self, backlog: Backlog, claim: Claim) -> bool:
+        """Act on events of a model; what they are was not known for sure before it was claimed."""
+        journal, turns, subject = self._deployer.journal, self._turns, backlog.subject
+        finished = self._give_up_overtaken(subject)
+        waiting = journal.waiting(subject, limit=EVENTS_AT_ONCE + turns.count(subject))
+        for received in turns.untried(subject, waiting)[:EVENTS_AT_ONCE]:
+            if self._stopping.is_set() or not self._act(received, claim):
+                break
+            finished = True
+        newest = journal.newest_waiting(subject)
+        if newest and turns.is_due(newest, time.monotonic()):
+            finished = self._act(newest, claim) or finished
+        finished = self._give_up_overtaken(subject) or finished
+        turns.end(backlog, journal.newest_waiting(subject))
+        return finished
 
-    def _deploy(self, received: ReceivedEvent, patience: _Patience) -> None:
+    def _give_up_overtaken(self, subject: str | None) -> bool:
+        count = self._deployer.give_up_overtaken(subject)
+        if count:
+            log.warning("%d events of %s are given up: a newer one came before them", count, subject)
+        return count > 0
+
+    def _act(self, received: ReceivedEvent, claim: Claim) -> bool:
+        """Act on an event; return whether it has an outcome now."""
         try:
-            outcome = self._deployer.deploy(received)
+            outcome = self._deployer.deploy(received, claim)
         except DeploymentPostponed as error:
             log.warning("%s", error.message)
             self._look_at_engine = 0.0  # it may have lost what it served
-            later = patience.after(error, time.monotonic())
-            self._patience[received.id] = later
-            if later.blamed >= MAX_BLAMED:
-                self._give_up(received, DeploymentFailed(f"{error.message}; tried {later.blamed} times"))
+            blamed = self._turns.postponed(received, time.monotonic(), blamed=error.after_link)
+            if blamed < MAX_BLAMED:
+                return False
+            self._give_up(received, DeploymentFailed(f"{error.message}; tried {blamed} times"))
         except KeynetError as error:
             log.warning("%s: %s", error.code, error.message)
+            self._turns.postponed(received, time.monotonic())
+            return False
         except Exception as error:  # the boundary of one event: the next one is acted on all the same
             log.exception("an unforeseen error while acting on event %s", received.id)
             self._give_up(received, DeploymentFailed(f"an unforeseen error: {type(error).__name__}: {error}"))
         else:
-            self._patience.pop(received.id, None)
             log.info("event %s of %s: %s", received.id, received.subject, outcome)
+        self._turns.finished(received)
+        return True
 
     def _give_up(self, received: ReceivedEvent, reason: KeynetError) -> None:
-        self._patience.pop(received.id, None)
         log.warning("event %s of %s is given up: %s", received.id, received.subject, reason.message)
         self._deployer.give_up(received, reason)
 
@@ -187,13 +232,20 @@ class Worker:
         """Have a model server that came back serve what is live; one that was never away is asked now and then."""
         if not self._deployer.is_engine_live():
             self._look_at_engine = 0.0
+            self._was_engine_live = False
             return
+        if not self._was_engine_live:
+            self._was_engine_live = True
+            self._turns.clear_up()
         if time.monotonic() < self._look_at_engine:
             return
         self._look_at_engine = time.monotonic() + _LOOK_S
-        for name, reason in self._deployer.reload(self._stale):
-            self._complain(name, reason)
-        self._stale.clear()
+        stale, self._stale = self._stale, set()
+        for name, reason in self._deployer.reload(stale):
+            if isinstance(reason, ClaimMissing):
+                self._stale.add(name)  # whoever acts on it may have read the link before it was put right
+            else:
+                self._complain(name, reason)
         trouble = self._deployer.ensure_served()
         for deployment, reason in trouble:
             self._complain(deployment.model, reason)

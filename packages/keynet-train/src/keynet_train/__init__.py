@@ -5,12 +5,16 @@ from keynet_train._errors import (
     AxisRefused,
     ExportFailed,
     GraphInvalid,
+    HomeFull,
     ModelRefused,
     ParityFailed,
+    PublicationRefused,
+    PublicationWaiting,
     SampleRefused,
     ServingOptionsRefused,
     TrackingFailed,
     TrackingUnreachable,
+    Unpublished,
 )
 from keynet_train._onnx_model import log_onnx_model
 from keynet_train._result import Degradation, DegradationWarning, Publication, TraceResult
@@ -22,9 +26,12 @@ __all__ = [
     "DegradationWarning",
     "ExportFailed",
     "GraphInvalid",
+    "HomeFull",
     "ModelRefused",
     "ParityFailed",
     "Publication",
+    "PublicationRefused",
+    "PublicationWaiting",
     "SampleRefused",
     "ServingOptions",
     "ServingOptionsRefused",
@@ -32,6 +39,7 @@ __all__ = [
     "TracedFunction",
     "TrackingFailed",
     "TrackingUnreachable",
+    "Unpublished",
     "log_onnx_model",
     "trace_pytorch",
 ]

@@ -1,4 +1,4 @@
-"""A package into the outbox, its version into the registry, its event to the server: what both ways have in common."""
+"""A package into the outbox, its version into the registry, its event on its way: what both ways have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from keynet_core import Lineage, ModelPublished, Outbox, Probe, package_key, to_publisher
+from keynet_core import Lineage, ModelPublished, Probe, package_key
 from keynet_train import _tracking as tracking
 from keynet_train._publish import publish
 from keynet_train._result import Degradation
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from keynet_core import Entry, Manifest, ModelName, ModelPackage, ObjectStore, Signature
-    from keynet_train._result import Publication
+    from keynet_core import Entry, Manifest, ModelName, ModelPackage, ObjectStore, Outbox, Signature
+    from keynet_train._publish import Outcome
     from keynet_train._settings import TrainSettings
     from keynet_train._triton import ServingOptions
 
 MAX_PROBE_ARRAYS_BYTES = 32 * 1024 * 1024
 
+_NEXT = "the next publication announces it, or `keynet-train outbox flush`"
 
 _LOG = logging.getLogger("keynet_train")
 
@@ -58,7 +59,7 @@ class Place:
     @property
     def outbox(self) -> Outbox:
         """The spool of the home."""
-        return Outbox(self.settings.state_directory / "outbox")
+        return self.settings.outbox
 
     def lineage(self, framework: str | None, tags: Mapping[str, str] | None = None) -> Lineage:
         """Return where a package of this run comes from."""
@@ -73,11 +74,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entered:
-    """A package that is safe in the outbox and registered, and the event that announces it."""
+    """A package that is safe in the outbox, and what announces it: its version is in there once it is registered."""
 
     entry: Entry
     published: ModelPublished
-    version: str
 
 
 def write_serving_files(
@@ -113,47 +113,52 @@ def _as_served(array: Any, serving: ServingOptions) -> Any:
     return array.reshape(*array.shape, 1) if bare else array
 
 
-def enter(
-    package: ModelPackage,
+def enter(package: ModelPackage, place: Place) -> Entered:
+    """Put a staged package into the outbox: from here neither a store nor a tracking server can lose it."""
+    published = ModelPublished(
+        model=package.manifest.name,
+        digest=package.manifest.digest,
+        store=place.store.url,
+        run_id=place.run.id,
+        experiment=place.run.experiment.name,
+    )
+    return Entered(entry=place.outbox.add(published.to_event(), package.directory), published=published)
+
+
+def register(
+    entered: Entered,
+    manifest: Manifest,
     place: Place,
     log_model: Callable[[], str],
     told: Sequence[Degradation] = (),
-) -> Entered:
+) -> tuple[Entered, str]:
     """
-    Put a staged package into the outbox, then into the registry.
+    Register what is in the outbox as the next version of its model, and return it with the version's number.
 
-    In this order: a tracking server that went away cannot lose it. Inside the block of `Outbox.stage` nobody hands
-    the entry over before its event carries the version.
+    Inside the block of `Outbox.stage` nobody hands the entry over before its event carries the version.
 
     Args:
-        package: What `Outbox.stage` was given to build.
+        entered: What `enter` returned.
+        manifest: Of the same package.
         place: Where to.
         log_model: Records the model in MLflow and returns its id there.
         told: What went less well so far; it is left in the run as tags.
     """
-    manifest, run = package.manifest, place.run
-    published = ModelPublished(
-        model=manifest.name,
-        digest=manifest.digest,
-        store=place.store.url,
-        run_id=run.id,
-        experiment=run.experiment.name,
-    )
-    entry = place.outbox.add(published.to_event(), package.directory)
     try:
-        version = _register(run, manifest, published, log_model(), told)
-        numbered = replace(published, model_version=version)
-        place.outbox.amend(entry, numbered.to_event())
+        version = _register(place.run, manifest, entered.published, log_model(), told)
+        published = replace(entered.published, model_version=version.number, version_series=version.series)
+        numbered = replace(entered, published=published)
+        place.outbox.amend(entered.entry, numbered.published.to_event())
     except Exception as error:
         # Whatever failed, the user has to know that the package will go on without this run.
-        error.add_note(f"the package is verified and safe in {entry.directory}; the next publication announces it")
+        error.add_note(f"the package is verified and safe in {entered.entry.directory}; {_NEXT}")
         raise
-    return Entered(entry=entry, published=numbered, version=version)
+    return numbered, version.number
 
 
-def send(entered: Entered, place: Place) -> Publication:
+def send(entered: Entered, place: Place) -> Outcome:
     """Hand the outbox over, and say what became of the package that was entered."""
-    return publish(place.outbox, entered.entry, entered.published, to_publisher(place.settings))
+    return publish(entered.entry, entered.published, place.settings)
 
 
 def _register(
@@ -162,7 +167,7 @@ def _register(
     published: ModelPublished,
     model_id: str,
     told: Sequence[Degradation],
-) -> str:
+) -> tracking.RegisteredVersion:
     url = f"{published.store}/{package_key(published.model, published.digest)}"
     tags = {tracking.DIGEST_TAG: published.digest, tracking.PACKAGE_TAG: url}
     tracking.set_tags(run, tags | {f"keynet.degraded.{each.code}": each.message[:500] for each in told})

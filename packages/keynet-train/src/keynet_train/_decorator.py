@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from keynet_train._errors import Unpublished
     from keynet_train._result import TraceResult
 
 P = ParamSpec("P")
@@ -36,11 +37,15 @@ class TracedFunction(Generic[P]):
         """
         Train, publish, and return the model.
 
-        What ended less well than was asked for is a DegradationWarning each; `trace` returns it as values.
+        What ended less well than was asked for is a DegradationWarning each; `trace` returns it as values. A package
+        that is not announced although it could be is an error, as in `trace`.
         """
-        result = self.trace(*args, **kwargs)
-        for message in shortfalls(result.package.name, result.degradations, result.publication):
+        result, error = self._run(*args, **kwargs)
+        told = result.publication if error is None else None
+        for message in shortfalls(result.package.name, result.degradations, told):
             warnings.warn(message, DegradationWarning, stacklevel=2)
+        if error is not None:
+            raise error
         return result.model
 
     def trace(self, *args: P.args, **kwargs: P.kwargs) -> TraceResult:
@@ -48,27 +53,42 @@ class TracedFunction(Generic[P]):
         Train and publish, and return everything that happened: run, version, package, publication, degradations.
 
         Raises:
-            SettingsInvalid: Before training; the home cannot be written.
+            SettingsInvalid: Before training; the home cannot be written, or a variable has no usable value.
             TrackingUnreachable: Before training; MLflow does not answer.
-            StoreUnsupported: Before training; no engine is known for the store.
+            StoreError: Before training; the store refuses the keys, or has no such bucket.
             ModelRefused: After training; the function returned something other than a module.
             ExportFailed: After training; no exporter could write the module.
             ParityFailed: After training; the written model answers differently.
+            PublicationWaiting: At the end, when all else is done; the package waits in the outbox, because a store, a
+                broker or a server did not answer in time. `result` of the error is what this would have returned.
+                With `KEYNET_ON_UNPUBLISHED=continue` it is returned.
+            PublicationRefused: At the end; the store or the server will not have the package. As above.
         """
+        result, error = self._run(*args, **kwargs)
+        if error is not None:
+            raise error
+        return result
+
+    def _run(self, *args: P.args, **kwargs: P.kwargs) -> tuple[TraceResult, Unpublished | None]:
         check_installed("torch", "onnx", "onnxruntime", "tritonclient.grpc", "mlflow")
         from keynet_train import _tracking as tracking
         from keynet_train._announce import Place
+        from keynet_train._autolog import import_mlflow_pytorch, recording
         from keynet_train._opening import open_everything
-        from keynet_train._way import follow
+        from keynet_train._way import finish, follow
 
         order = self._order
+        if order.enable_autolog:
+            import_mlflow_pytorch()
         opened = open_everything(order.name)
         _check_device(order.device)
         with tracking.active_run(opened.experiment, order.run_name) as run:
-            with tracking.recording_lightning() if order.enable_autolog else nullcontext():
+            with recording() if order.enable_autolog else nullcontext():
                 returned = self._function(*args, **kwargs)
             tracking.reclaim(run)
-            return follow(returned, order, Place(run=run, settings=opened.settings, store=opened.store))
+            traced = follow(returned, order, Place(run=run, settings=opened.settings, store=opened.store))
+        # The run is over before anybody is waited for: it is FINISHED, whatever becomes of the package.
+        return finish(traced)
 
     def __get__(self, instance: object, owner: type | None = None) -> TracedFunction[...]:
         """Bind a decorated method to its object, as Python does with functions."""

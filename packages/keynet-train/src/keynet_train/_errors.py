@@ -9,9 +9,14 @@ The branch of the error tree that belongs to training.
     ├── ExportFailed
     ├── ParityFailed
     ├── GraphInvalid             (also ValueError)
-    └── TrackingFailed
-        ├── TrackingUnreachable
-        └── ModuleNotStored
+    ├── TrackingFailed
+    │   ├── TrackingUnreachable
+    │   └── ModuleNotStored
+    ├── HomeFull
+    ├── Unpublished
+    │   ├── PublicationWaiting
+    │   └── PublicationRefused
+    └── EntryUnknown
 """
 
 from __future__ import annotations
@@ -23,8 +28,11 @@ from keynet_core import KeynetError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
     from keynet_train._export import Attempt
     from keynet_train._parity import ParityReport
+    from keynet_train._result import Publication, TraceResult
 
 
 class SampleRefused(KeynetError, TypeError):
@@ -107,3 +115,50 @@ class ModuleNotStored(TrackingFailed):
     """Raised when a module cannot be pickled, so that MLflow cannot store it."""
 
     code = "tracking.module_not_stored"
+
+
+class HomeFull(KeynetError):
+    """
+    Raised when the disk of the home has no room for a package that was to wait there.
+
+    Nothing of it is on disk: `model` is the trained module, when there is one.
+    """
+
+    code = "home.full"
+
+    def __init__(self, message: str, *, model: torch.nn.Module | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.model = model
+
+
+class Unpublished(KeynetError):
+    """
+    Raised when a model was trained, recorded and packaged, but nobody was told of it.
+
+    `result` is what the call would have returned: a `TraceResult`, with the model; after `log_onnx_model` the
+    `Publication`.
+    """
+
+    code = "publication.missing"
+
+    def __init__(self, message: str, *, result: TraceResult | Publication, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.result = result
+
+
+class PublicationWaiting(Unpublished):
+    """Raised when a package waits in the outbox: the store, the broker or the server could not take it in time."""
+
+    code = "publication.waiting"
+
+
+class PublicationRefused(Unpublished):
+    """Raised when the store or the server understood what it was sent and will not have it."""
+
+    code = "publication.refused"
+
+
+class EntryUnknown(KeynetError):
+    """Raised when the outbox has no entry that is called so, or more than one."""
+
+    code = "outbox.entry_unknown"

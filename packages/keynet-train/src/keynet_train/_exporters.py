@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from keynet_train._disk import is_full
 from keynet_train._evaluation import summary
 from keynet_train._variations import resized
 
@@ -227,6 +228,8 @@ def _translated() -> Iterator[None]:
     except Exception as error:
         # An exporter runs the user's code and its own passes: it may raise anything.
         root = _root_of(error)
+        if is_full(root):
+            raise root from None  # no other exporter mends that
         is_about_data = "DataDependent" in type(root).__name__
         raise Unexportable(f"{type(root).__name__}: {summary(root)}", is_final=is_about_data) from error
 

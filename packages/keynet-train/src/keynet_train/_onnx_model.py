@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import warnings
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,10 +54,15 @@ def log_onnx_model(
         GraphInvalid: The file is missing, is no valid ONNX, or has inputs or outputs that cannot be served.
         ServingOptionsRefused: The options do not fit the model.
         TrackingUnreachable: MLflow does not answer.
-        StoreUnsupported: No engine is known for the store.
+        StoreError: The store refuses the keys, or has no such bucket.
+        HomeFull: The package has no room in the outbox.
+        PublicationWaiting: When all else is done; the package waits in the outbox, because a store, a broker or a
+            server did not answer in time. With `KEYNET_ON_UNPUBLISHED=continue` it is a warning.
+        PublicationRefused: The store or the server will not have the package. As above.
     """
     from keynet_train import _tracking as tracking
-    from keynet_train._announce import Place, enter, send
+    from keynet_train._announce import Place, enter, register, send
+    from keynet_train._disk import noticing_full_disk
     from keynet_train._graph import validate
     from keynet_train._opening import open_everything
 
@@ -68,13 +75,19 @@ def log_onnx_model(
     with tracking.active_run(opened.experiment, run_name) as run:
         tracking.set_tags(run, tags)
         place = Place(run=run, settings=opened.settings, store=opened.store)
-        with place.outbox.stage() as staged:
-            package, lost = _package(graph, name, serving or ServingOptions(), place, tags, staged)
-            entered = enter(package, place, lambda: _log(run, graph, package), lost)
-        publication = send(entered, place)
-    for message in shortfalls(name, lost, publication):
+        with ExitStack() as held:
+            with noticing_full_disk(opened.settings.state_directory):
+                staged = held.enter_context(place.outbox.stage())
+                package, lost = _package(graph, name, serving or ServingOptions(), place, tags, staged)
+                entered = enter(package, place)
+            entered, _ = register(entered, package.manifest, place, partial(_log, run, graph, package), lost)
+    outcome = send(entered, place)
+    error = outcome.to_error(opened.settings, outcome.publication)
+    for message in shortfalls(name, lost, outcome.publication if error is None else None):
         warnings.warn(message, DegradationWarning, stacklevel=2)
-    return publication.url
+    if error is not None:
+        raise error
+    return outcome.url
 
 
 def _package(

@@ -66,9 +66,9 @@ class TraceResult:
     """Seconds of each step after the training function returned: export, package, track, publish."""
 
 
-def shortfalls(name: str, degradations: tuple[Degradation, ...], publication: Publication) -> list[str]:
-    """Return in sentences what ended less well than was asked for."""
+def shortfalls(name: str, degradations: tuple[Degradation, ...], publication: Publication | None) -> list[str]:
+    """Return in sentences what ended less well than was asked for; what is raised as an error is told by that."""
     told = [each.message for each in degradations]
-    if publication.state != "announced":
+    if publication is not None and publication.state != "announced":
         told.append(f"model {name!r} is {publication.state}, not announced: {publication.reason}")
     return told

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from keynet_core import Secret, create_once, make_private_directory
+from keynet_core import Secret, make_private_directory
+from keynet_train._autolog import import_mlflow_pytorch
 from keynet_train._errors import ModuleNotStored, TrackingFailed, TrackingUnreachable
+from keynet_train._mlflow_database import artifact_root, default_uri, prepare_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -74,7 +76,7 @@ def open_experiment(settings: TrainSettings, name: str) -> Experiment:
     uri = mlflow.get_tracking_uri()
     with _translating(f"experiment {name!r}"), _answering(uri):
         client = mlflow.MlflowClient()
-        location = _artifact_root(home) if _is_ours(uri, home) else None
+        location = artifact_root(home) if _is_ours(uri, home) else None
         found = client.get_experiment_by_name(name) or _create_experiment(client, name, location)
     if found.lifecycle_stage != "active":
         raise TrackingFailed(
@@ -158,10 +160,20 @@ def active_run(experiment: Experiment, run_name: str | None) -> Iterator[Run]:
         )
         try:
             yield run
-        except BaseException:
-            _end(run, "FAILED")
+        except BaseException as error:
+            _end_failed(run, error)
             raise
         _end(run, "FINISHED")
+
+
+def _end_failed(run: Run, why: BaseException) -> None:
+    """End a run that failed; that MLflow cannot even do that must not hide why."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _end(run, "FAILED")
+    except (MlflowException, OSError) as another:
+        why.add_note(f"nor could MLflow end run {run.id}: {another}")
 
 
 def reclaim(run: Run) -> None:
@@ -199,26 +211,6 @@ def _close_inner(run: Run) -> bool:
     return active is not None and active.info.run_id == run.id
 
 
-@contextmanager
-def recording_lightning() -> Iterator[None]:
-    """
-    Have MLflow record what PyTorch Lightning logs in the block; a user's own `mlflow.pytorch.autolog(...)` stays.
-
-    The model is not left to autologging: it only knows Lightning's trainers, and would store it once per fit.
-    """
-    import mlflow.pytorch
-    from mlflow.utils.autologging_utils import autologging_is_disabled
-
-    if not autologging_is_disabled("pytorch"):
-        yield
-        return
-    mlflow.pytorch.autolog(log_models=False, checkpoint=False, silent=True)
-    try:
-        yield
-    finally:
-        mlflow.pytorch.autolog(disable=True, silent=True)
-
-
 def log_params(run: Run, params: Mapping[str, object]) -> None:
     """Record parameters; one the user recorded under the same name keeps the user's value."""
     import mlflow
@@ -237,8 +229,9 @@ def log_pytorch_model(run: Run, model: torch.nn.Module, name: str, signature: Si
     Raises:
         ModuleNotStored: The module holds something that cannot be pickled, such as a lock or an open file.
     """
-    import mlflow.pytorch
+    import mlflow
 
+    import_mlflow_pytorch()
     with _translating(f"model {name!r} of run {run.id}"):
         try:
             info = mlflow.pytorch.log_model(
@@ -264,23 +257,33 @@ def log_external_model(run: Run, name: str, kind: str) -> str:
     return str(found.model_id)
 
 
-def register(run: Run, name: str, model_id: str, tags: Mapping[str, str]) -> str:
-    """Register a logged model as the next version of `name`, and return the version's number."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredVersion:
+    """A version in MLflow's registry, and the registered model whose versions it is counted among."""
+
+    number: str
+    series: str
+
+
+def register(run: Run, name: str, model_id: str, tags: Mapping[str, str]) -> RegisteredVersion:
+    """Register a logged model as the next version of `name`."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient()
     with _translating(f"registered model {name!r}"):
         try:
-            client.create_registered_model(name)
+            model = client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+            model = client.get_registered_model(name)
         version = client.create_model_version(
             name, source=f"models:/{model_id}", run_id=run.id, tags=dict(tags), model_id=model_id
         )
         client.set_logged_model_tags(model_id, dict(tags))
-    return str(version.version)
+    # Two registries both count from 1, and so does one after a deletion: the birth of the model tells them apart.
+    return RegisteredVersion(number=str(version.version), series=f"{name}@{model.creation_timestamp}")
 
 
 def log_files(run: Run, directory: Path, folder: str) -> None:
@@ -329,37 +332,13 @@ def _choose_default(home: Path) -> None:
     if not is_tracking_uri_set() or _is_ours(mlflow.get_tracking_uri(), home):
         make_private_directory(home)
         prepare_database(home)
-        _defaulted.add(_default_uri(home))
-        mlflow.set_tracking_uri(_default_uri(home))
-
-
-def _default_uri(home: Path) -> str:
-    return f"sqlite:///{home / 'mlflow.db'}"
+        _defaulted.add(default_uri(home))
+        mlflow.set_tracking_uri(default_uri(home))
 
 
 def _is_ours(uri: str, home: Path) -> bool:
     # MLflow hands an address on to child processes through the environment: the home's own is no one's choice.
-    return uri in _defaulted or uri == _default_uri(home)
-
-
-def prepare_database(home: Path) -> None:
-    """
-    Create MLflow's database in the home, once: whole, or not at all.
-
-    MLflow creates its tables in many steps and without a lock; two first runs at once, or one that is killed, would
-    leave a file that no later run can open.
-    """
-
-    def make(path: Path) -> None:
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        SqlAlchemyStore(f"sqlite:///{path}", _artifact_root(home)).engine.dispose()
-
-    create_once(home / "mlflow.db", home / "run" / "mlflow.lock", make, timeout_s=60.0)
-
-
-def _artifact_root(home: Path) -> str:
-    return (home / "mlartifacts").as_uri()
+    return uri in _defaulted or uri == default_uri(home)
 
 
 def _requirements() -> list[str]:

@@ -41,7 +41,11 @@ class ServingOptions:
     The configuration is so the same text for every sample of these shapes.
     """
     latest_versions: int = 1
-    """How many of the newest versions in the folder are served; a deployment of keynet's own holds one."""
+    """
+    How many versions are served at once: the live one, and the newest before it whose configuration is the same.
+
+    What was taken back by a rollback, or unloaded, is not among them; a deployment's `engine_answer` says who is.
+    """
     specific_versions: tuple[int, ...] = ()
     """Exactly these versions are served instead, in a repository of your own."""
     max_queue_delay_us: int | None = None
@@ -137,8 +141,9 @@ def _fill_tensor(entry: Any, spec: TensorSpec, *, is_batched: bool) -> None:
     entry.name = spec.name
     entry.data_type = model_config_pb2.DataType.Value(spec.dtype.triton)
     sizes = spec.sizes[1:] if is_batched else spec.sizes
-    if not sizes:
-        # Triton's configuration has no tensor without axes: it is sent as [1] and reshaped.
+    if not sizes and is_batched:
+        # Triton's configuration has no tensor without axes: a row's scalar is sent as [1] and reshaped.
+        # Without a batch it refuses to reshape to nothing, and gives a scalar one axis by itself.
         entry.reshape.SetInParent()
     entry.dims.extend(sizes or (1,))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from keynet_core import ModelPackage
 from keynet_train import _tracking as tracking
-from keynet_train._announce import Clock, enter, record_probe, send, write_serving_files
+from keynet_train._announce import Clock, enter, record_probe, register, send, write_serving_files
+from keynet_train._disk import noticing_full_disk
 from keynet_train._errors import ModelRefused, ModuleNotStored, ParityFailed, TrackingFailed
 from keynet_train._result import Degradation, TraceResult
 
@@ -18,45 +21,78 @@ if TYPE_CHECKING:
     import torch
 
     from keynet_core import Manifest
-    from keynet_train._announce import Place
+    from keynet_train._announce import Entered, Place
+    from keynet_train._errors import Unpublished
     from keynet_train._export import Exported
     from keynet_train._order import Order
 
 
-def follow(returned: object, order: Order, place: Place) -> TraceResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traced:
+    """A model whose package is safe in the outbox, and whose run may end."""
+
+    model: torch.nn.Module
+    place: Place
+    manifest: Manifest
+    entered: Entered
+    version: str
+    degradations: tuple[Degradation, ...]
+    clock: Clock
+
+
+def follow(returned: object, order: Order, place: Place) -> Traced:
     """
-    Take what a training function returned from module to publication.
+    Take what a training function returned from module to package, outbox and registry.
 
     Raises:
         ModelRefused: It is no module, or gives something that is no tensor.
         ExportFailed: No exporter could write it.
         ParityFailed: It was written, but answers differently; it is in the run as `rejected/`, and not published.
         ServingOptionsRefused: The options do not fit the exported model.
+        HomeFull: The package has no room in the outbox.
         TrackingFailed: MLflow did not take the model or its version.
     """
     model = to_module(returned)
     clock = Clock()
     lost: list[Degradation] = []
-    with _keeping(model, order, place), place.outbox.stage() as staged:
-        with clock.step("export"):
-            exported = _export(model, order, staged, place)
-        with clock.step("package"):
-            package, unrecorded = _package(exported, order, place, staged)
+    with _keeping(model, order, place), ExitStack() as held:
+        with noticing_full_disk(place.settings.state_directory, model):
+            staged = held.enter_context(place.outbox.stage())
+            with clock.step("export"):
+                exported = _export(model, order, staged, place)
+            with clock.step("package"):
+                package, unrecorded = _package(exported, order, place, staged)
+                entered = enter(package, place)
         lost += (*exported.degradations, *unrecorded)
         with clock.step("track"):
-            entered = enter(package, place, lambda: _log(model, order, place.run, exported, package, lost), lost)
-    with clock.step("publish"):
-        publication = send(entered, place)
-    return TraceResult(
+            log_model = partial(_log, model, order, place.run, exported, package, lost)
+            entered, version = register(entered, package.manifest, place, log_model, lost)
+    return Traced(
         model=model,
-        run_id=place.run.id,
-        experiment=place.run.experiment.name,
-        model_version=entered.version,
-        package=package.manifest,
-        publication=publication,
+        place=place,
+        manifest=package.manifest,
+        entered=entered,
+        version=version,
         degradations=tuple(lost),
-        timings_s=clock.timings_s,
+        clock=clock,
     )
+
+
+def finish(traced: Traced) -> tuple[TraceResult, Unpublished | None]:
+    """Publish what is in the outbox; return everything that happened, and the error the call is to end with, if any."""
+    with traced.clock.step("publish"):
+        outcome = send(traced.entered, traced.place)
+    result = TraceResult(
+        model=traced.model,
+        run_id=traced.place.run.id,
+        experiment=traced.place.run.experiment.name,
+        model_version=traced.version,
+        package=traced.manifest,
+        publication=outcome.publication,
+        degradations=traced.degradations,
+        timings_s=traced.clock.timings_s,
+    )
+    return result, outcome.to_error(traced.place.settings, result)
 
 
 def to_module(returned: object) -> torch.nn.Module:

@@ -1,0 +1,175 @@
+"""Bytes from S3: whole or not at all, several ranges at once, each body that breaks off asked for again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from keynet_core._crew import crew_of
+from keynet_core._errors import ObjectCorrupt, StoreError, StoreUnavailable
+from keynet_core._objects import ObjectInfo, refuse_other_bytes
+from keynet_core._progress import metered
+from keynet_core._s3_client import ATTEMPTS
+from keynet_core._s3_errors import code_of
+from keynet_core._s3_transfers import recorded_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
+
+    from keynet_core._s3_client import Bucket
+    from keynet_core._s3_transfers import Transfers
+
+T = TypeVar("T")
+
+_CHUNK_BYTES = 1 << 20
+_REPLACED = {"PreconditionFailed", "412"}
+_EMPTY = {"InvalidRange", "416"}
+
+
+def read_object(bucket: Bucket, key: str, *, max_bytes: int) -> bytes:
+    """
+    Return an object's bytes.
+
+    Raises:
+        StoreError: They are more than `max_bytes`.
+        ObjectCorrupt: They are not those whose digest the object carries.
+
+    """
+
+    def read(response: Mapping[str, Any]) -> bytes:
+        if response["ContentLength"] > max_bytes:
+            raise StoreError(f"{key} is larger than the {max_bytes} bytes asked for")
+        data = _read_exactly(response, key, response["ContentLength"])
+        refuse_other_bytes(f"s3://{bucket.name}/{key}", hashlib.sha256(data).hexdigest(), recorded_sha256(response))
+        return data
+
+    return _ask(bucket, key, read)
+
+
+def digest_object(bucket: Bucket, key: str) -> ObjectInfo:
+    """Read an object that carries no digest, and return what it is."""
+    return _ask(bucket, key, _digest)
+
+
+def read_into(bucket: Bucket, key: str, file: BinaryIO, transfers: Transfers) -> ObjectInfo:
+    """
+    Write an object's bytes into an open file.
+
+    Raises:
+        ObjectCorrupt: They are not those whose digest the object carries.
+
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        file.seek(0)
+        file.truncate()
+        try:
+            return _read_once(bucket, key, file, transfers)
+        except (ObjectCorrupt, StoreUnavailable) as error:
+            # Replaced by its writer between two ranges, or damaged on its way.
+            if attempt == ATTEMPTS or not (isinstance(error, ObjectCorrupt) or code_of(error) in _REPLACED):
+                raise
+    raise AssertionError
+
+
+def _read_once(bucket: Bucket, key: str, file: BinaryIO, transfers: Transfers) -> ObjectInfo:
+    part_bytes = transfers.part_bytes
+    first = _open_first(bucket, key, part_bytes)
+    size_bytes, digest = _total(first), hashlib.sha256()
+
+    def fetch(start: int, opened: Mapping[str, Any] | None = None) -> bytes:
+        stop = min(start + part_bytes, size_bytes)
+        asked = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": first["ETag"]} if size_bytes else {}
+        return _ask(bucket, key, lambda response: _read_exactly(response, key, stop - start), opened, **asked)
+
+    def take(part: bytes) -> None:
+        digest.update(part)
+        file.write(part)
+        advance(len(part))
+
+    with metered(f"fetching s3://{bucket.name}/{key}", size_bytes) as advance:
+        if size_bytes <= part_bytes:
+            take(fetch(0, first))
+        else:
+            _in_order(fetch, first, range(0, size_bytes, part_bytes), take, transfers.workers_for(part_bytes))
+    refuse_other_bytes(f"s3://{bucket.name}/{key}", digest.hexdigest(), recorded_sha256(first))
+    return ObjectInfo(size_bytes=size_bytes, sha256=digest.hexdigest())
+
+
+def _in_order(
+    fetch: Callable[..., bytes],
+    first: Mapping[str, Any],
+    starts: range,
+    take: Callable[[bytes], None],
+    workers: int,
+) -> None:
+    """Fetch several parts at once and take them one after the other; one that is late holds the others back."""
+    waiting: deque[Future[bytes]] = deque()
+    with crew_of(workers) as crew:
+        for start in starts:
+            if len(waiting) >= workers:
+                take(waiting.popleft().result())
+            waiting.append(crew.hand(fetch, start, first if start == 0 else None))
+        while waiting:
+            take(waiting.popleft().result())
+
+
+def _open_first(bucket: Bucket, key: str, part_bytes: int) -> Mapping[str, Any]:
+    try:
+        return _open(bucket, key, Range=f"bytes=0-{part_bytes - 1}")
+    except StoreError as error:
+        if code_of(error) not in _EMPTY:
+            raise
+        return _open(bucket, key)  # an object without bytes has no range
+
+
+def _total(response: Mapping[str, Any]) -> int:
+    """Return the size of the whole object of which this is a range, or all."""
+    told = str(response.get("ContentRange", "")).rpartition("/")[2]
+    return int(told) if told.isdigit() else int(response["ContentLength"])
+
+
+def _open(bucket: Bucket, key: str, **options: object) -> Mapping[str, Any]:
+    with bucket.translating(key):
+        response: Mapping[str, Any] = bucket.client.get_object(Bucket=bucket.name, Key=key, **options)
+    bucket.answered(response, "ETag")
+    return response
+
+
+def _ask(
+    bucket: Bucket,
+    key: str,
+    read: Callable[[Mapping[str, Any]], T],
+    opened: Mapping[str, Any] | None = None,
+    **options: object,
+) -> T:
+    """Ask for an object and read its body; boto3 asks again on its own, but not for a body that broke off."""
+    for attempt in range(1, ATTEMPTS + 1):
+        response = opened or _open(bucket, key, **options)
+        opened = None
+        try:
+            with closing(response["Body"]), bucket.translating(key):
+                return read(response)
+        except (StoreUnavailable, ObjectCorrupt):
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+def _read_exactly(response: Mapping[str, Any], key: str, size_bytes: int) -> bytes:
+    if response["ContentLength"] != size_bytes:
+        raise StoreError(f"the store sends {response['ContentLength']} bytes of {key}, asked for {size_bytes}")
+    data: bytes = response["Body"].read()
+    if len(data) != size_bytes:
+        raise StoreUnavailable(f"the store sent {len(data)} bytes of {key}, and told of {size_bytes}")
+    return data
+
+
+def _digest(response: Mapping[str, Any]) -> ObjectInfo:
+    digest, size_bytes = hashlib.sha256(), 0
+    for chunk in response["Body"].iter_chunks(_CHUNK_BYTES):
+        digest.update(chunk)
+        size_bytes += len(chunk)
+    return ObjectInfo(size_bytes=size_bytes, sha256=digest.hexdigest())

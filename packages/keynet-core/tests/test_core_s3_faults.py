@@ -1,0 +1,219 @@
+"""S3 over a bad line: bodies that break off, bytes that change on their way, objects replaced while they are read."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from keynet_core import ObjectCorrupt, ObjectMissing, S3Settings, StoreUnavailable
+from keynet_core._s3_store import S3Store
+from keynet_core._s3_transfers import Transfers
+
+SMALL, LARGE = 100_000, 12_000_000
+MARK = b"=marked="
+SERVERS = pytest.mark.parametrize("engine", ["ceph", "swift"])
+SIZES = pytest.mark.parametrize("size", [SMALL, LARGE])
+
+
+class Line:
+    """A line to a server that does harm to some of what it carries."""
+
+    def __init__(self, port):
+        self._port = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self._lock = threading.Lock()
+        self._left, self._toward, self._change = 0, "", None
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def cut(self, toward, times):
+        """End the connection in the middle of marked bytes, so often."""
+        self._left, self._toward, self._change = times, toward, None
+
+    def flip(self, toward, times):
+        """Change one of the marked bytes, so often."""
+        self._left, self._toward, self._change = times, toward, lambda data: data.replace(MARK, b"=MARKED=", 1)
+
+    def close(self):
+        self._server.close()
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                for pair in ((near, far, "server"), (far, near, "client")):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    def _carry(self, source, target, toward):
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if MARK in data and self._takes(toward):
+                    if self._change is None:
+                        target.sendall(data[: len(data) // 2])
+                        break
+                    data = self._change(data)
+                target.sendall(data)
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _takes(self, toward):
+        with self._lock:
+            if toward != self._toward or self._left == 0:
+                return False
+            self._left -= 1
+            return True
+
+
+@pytest.fixture
+def line(request, engine):
+    line = Line(request.getfixturevalue(engine).port)
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def good(open_engine, engine):
+    """The store by a good line."""
+    store = open_engine(engine)
+    return split(store, store._bucket.settings)
+
+
+@pytest.fixture
+def bad(good, line):
+    """The same store by a bad one."""
+    return split(good, replace(good._bucket.settings, endpoint_url=line.url))
+
+
+def split(store, settings):
+    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+    return S3Store(bucket, prefix, settings=settings, transfers=Transfers(part_bytes=5 << 20, workers=3))
+
+
+def marked(size):
+    return (MARK * (size // len(MARK) + 1))[:size]
+
+
+@SERVERS
+@SIZES
+@pytest.mark.parametrize("harm", ["cut", "flip"])
+def test_harm_on_the_way_here_is_noticed_and_asked_for_again(good, bad, line, size, harm, tmp_path):
+    data = marked(size)
+    info = good.put("a", data)
+    getattr(line, harm)("client", 2)
+    assert bad.get("a", max_bytes=size) == data
+    getattr(line, harm)("client", 2)
+    assert bad.get_file("a", tmp_path / "a") == info
+    assert (tmp_path / "a").read_bytes() == data
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+@SIZES
+@pytest.mark.parametrize(("harm", "error"), [("cut", StoreUnavailable), ("flip", ObjectCorrupt)])
+def test_harm_without_end_is_an_error_and_leaves_no_file(good, bad, line, size, harm, error, tmp_path):
+    good.put("a", marked(size))
+    getattr(line, harm)("client", -1)
+    for ask in (lambda: bad.get("a", max_bytes=size), lambda: bad.get_file("a", tmp_path / "a")):
+        with pytest.raises(error):
+            ask()
+    assert list(tmp_path.iterdir()) == []
+
+
+@SERVERS
+@SIZES
+def test_bytes_that_change_on_their_way_there_are_never_stored(good, bad, line, size, tmp_path):
+    """The server compares each body with the digest that was signed."""
+    data = marked(size)
+    line.flip("server", 1)
+    with pytest.raises(StoreUnavailable):
+        bad.put("a", data)
+    assert good.stat("a") is None
+    info = bad.put("a", data)
+    assert good.get_file("a", tmp_path / "a") == info
+    assert (tmp_path / "a").read_bytes() == data
+
+
+@SERVERS
+@SIZES
+def test_a_body_that_breaks_off_on_its_way_there_is_sent_again(good, bad, line, size, tmp_path):
+    line.cut("server", 2)
+    info = bad.put("a", marked(size))
+    assert good.stat("a") == good.get_file("a", tmp_path / "a") == info
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+@pytest.mark.parametrize("behind", ["replaced", "removed"])
+def test_an_object_that_changes_between_two_ranges_is_never_mixed(good, tmp_path, behind):
+    old, new = os.urandom(LARGE), os.urandom(LARGE)
+    good.put("a", old)
+    asked = []
+
+    def change(**_told):
+        asked.append(1)
+        if len(asked) == 2:
+            good.delete("a")
+            if behind == "replaced":
+                good.put("a", new)
+
+    events = good._bucket.client.meta.events
+    events.register("before-call.s3.GetObject", change)
+    try:
+        if behind == "replaced":
+            good.get_file("a", tmp_path / "a")
+            assert (tmp_path / "a").read_bytes() == new
+        else:
+            with pytest.raises(ObjectMissing):
+                good.get_file("a", tmp_path / "a")
+            assert list(tmp_path.iterdir()) == []
+    finally:
+        events.unregister("before-call.s3.GetObject", change)
+    assert len(asked) >= 3 or behind == "removed"
+
+
+@pytest.fixture
+def silent():
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("size", [3, LARGE])
+def test_a_server_that_never_answers_is_given_up(silent, s3_keys, size, tmp_path):
+    store = S3Store("bucket", settings=S3Settings(endpoint_url=silent, timeout_s=0.2))
+    (tmp_path / "source").write_bytes(bytes(size))
+    for ask in (
+        lambda: store.put("a", bytes(size)),
+        lambda: store.put_file("a", tmp_path / "source"),
+        lambda: store.get("a", max_bytes=1),
+        lambda: store.get_file("a", tmp_path / "t"),
+        lambda: store.stat("a"),
+        lambda: list(store.list("")),
+        lambda: store.delete("a"),
+        lambda: store.presign("a", expires_s=1),
+    ):
+        with pytest.raises(StoreUnavailable) as caught:
+            ask()
+        assert caught.value.hint == f"curl -sI {silent}"
+    assert [each.name for each in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_port_that_refuses_is_unavailable(s3_keys):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    with pytest.raises(StoreUnavailable, match="Could not connect"):
+        S3Store("bucket", settings=S3Settings(endpoint_url=url)).stat("a")
+
+
+@pytest.fixture
+def s3_keys(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")

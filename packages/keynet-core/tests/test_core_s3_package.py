@@ -1,0 +1,168 @@
+"""A package into S3 and out of it: many files at once, the manifest last, and nothing twice after a kill."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from keynet_core import (
+    ModelPackage,
+    ObjectMissing,
+    StoreUnavailable,
+    download_package,
+    open_store,
+    package_key,
+    read_manifest,
+    to_model_name,
+    upload_package,
+)
+
+LARGE = 24_000_000
+SMALL_FILES = 60
+
+
+@pytest.fixture
+def package(tmp_path, signature, make_probe):
+    """A package with a file of two parts and many small ones."""
+    directory = tmp_path / "package"
+    directory.mkdir()
+    (directory / "model.onnx").write_bytes(os.urandom(LARGE))
+    for number in range(SMALL_FILES):
+        (directory / f"labels-{number}.txt").write_bytes(os.urandom(1000))
+    return ModelPackage.build(directory, name=to_model_name("mnist"), signature=signature, probe=make_probe())
+
+
+def fetch(store, package, directory):
+    return download_package(store, package.manifest.name, package.digest, directory)
+
+
+def key_of(package):
+    return package_key(package.manifest.name, package.digest)
+
+
+@contextmanager
+def sent_by(store):
+    """Yield the keys that the store's client puts, whole or as a part."""
+    keys, events = [], store._bucket.client.meta.events
+
+    def note(params, **_told):
+        keys.append(params["url_path"].rpartition("/")[2])
+
+    kinds = [f"before-call.s3.{each}" for each in ("PutObject", "UploadPart")]
+    for each in kinds:
+        events.register(each, note)
+    try:
+        yield keys
+    finally:
+        for each in kinds:
+            events.unregister(each, note)
+
+
+@pytest.mark.parametrize("engine", ["ceph", "swift"])
+def test_a_package_goes_there_and_comes_back(open_engine, engine, package, tmp_path):
+    store = open_engine(engine)
+    with sent_by(store) as sent:
+        assert upload_package(package, store) == f"{store.url}/{key_of(package)}"
+    assert sent[-1] == "manifest.json"
+    assert len(sent) == SMALL_FILES + 4
+    fetch(store, package, tmp_path / "fetched").verify()
+    with sent_by(store) as sent:
+        upload_package(package, store)
+    assert sent == []
+
+
+KILLED = """
+import os, signal, sys, threading
+from pathlib import Path
+from keynet_core import ModelPackage, open_store, upload_package
+store = open_store(sys.argv[1])
+left = threading.Semaphore(int(sys.argv[3]))
+def note(**told):
+    if not left.acquire(blocking=False):
+        os.kill(os.getpid(), signal.SIGKILL)
+for each in ("PutObject", "UploadPart"):
+    store._bucket.client.meta.events.register(f"after-call.s3.{each}", note)
+upload_package(ModelPackage.open(Path(sys.argv[2])), store)
+"""
+
+
+def test_a_killed_upload_shows_no_half_and_is_completed_without_sending_anything_twice(
+    open_engine, package, tmp_path, python
+):
+    store = open_engine("ceph")
+    key, there, total = key_of(package), 0, SMALL_FILES + 2
+    for allowed in (1, 5, random.Random(7).randint(6, 20), 30):
+        done = python(KILLED, store.url, package.directory, allowed)
+        assert done.returncode == -9, done.stderr
+        assert store.stat(f"{key}/manifest.json") is None
+        with pytest.raises(ObjectMissing):
+            fetch(store, package, tmp_path / "early")
+        before, there = there, len(list(store.list(key)))
+        assert there >= before
+    assert there > 30
+    with sent_by(store) as sent:
+        upload_package(package, store)
+    assert len(sent) == total + 1 - there
+    fetch(store, package, tmp_path / "fetched").verify()
+
+
+def test_a_server_that_dies_in_the_middle_shows_no_half_and_the_next_upload_completes(
+    ceph, open_engine, package, tmp_path
+):
+    store = open_engine("ceph")
+    left = threading.Semaphore(20)
+
+    def kill(**_told):
+        if not left.acquire(blocking=False):
+            ceph.kill()
+
+    events = store._bucket.client.meta.events
+    events.register("after-call.s3.PutObject", kill)
+    try:
+        with pytest.raises(StoreUnavailable):
+            upload_package(package, store)
+    finally:
+        events.unregister("after-call.s3.PutObject", kill)
+    ceph.start()
+    assert store.stat(f"{key_of(package)}/manifest.json") is None
+    with sent_by(store) as sent:
+        upload_package(package, store)
+    assert len(sent) <= SMALL_FILES + 4 - 20
+    fetch(store, package, tmp_path / "fetched").verify()
+
+
+def test_a_reader_that_looks_all_the_time_sees_no_package_or_a_whole_one(open_engine, package, tmp_path):
+    store = open_engine("ceph")
+    name, digest = package.manifest.name, package.digest
+    ended, seen = threading.Event(), []
+
+    def look():
+        reader = open_store(store.url)
+        while not ended.is_set():
+            try:
+                manifest = read_manifest(reader, name, digest)
+            except ObjectMissing:
+                continue
+            seen.append([each.path for each in manifest.files if reader.stat(f"{key_of(package)}/{each.path}") is None])
+            break
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    upload_package(package, store)
+    ended.wait(0.5)
+    ended.set()
+    looking.join()
+    assert seen in ([], [[]])
+
+
+def test_a_full_disk_under_a_download_leaves_no_package(open_engine, package, small_disk):
+    store = open_engine("ceph")
+    upload_package(package, store)
+    with pytest.raises(StoreUnavailable, match=f"no room left in {small_disk}"):
+        fetch(store, package, small_disk / "fetched")
+    assert not (small_disk / "fetched" / "manifest.json").exists()
+    assert not list(small_disk.rglob(".*.part"))

@@ -1,0 +1,284 @@
+"""Large objects into S3: in parts, gone on with after a kill, never mixed with what others left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+from botocore.exceptions import ClientError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keynet_core import ObjectCorrupt, ObjectInfo, S3Settings, StoreUnavailable, read_settings
+from keynet_core._s3_store import S3Store
+from keynet_core._s3_transfers import Transfers
+
+PART = 5 << 20
+PARTS = 8
+DATA = os.urandom(PARTS * PART - 1000)
+INFO = ObjectInfo(size_bytes=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
+SERVERS = pytest.mark.parametrize("engine", ["ceph", "swift"])
+
+
+@pytest.fixture
+def store(open_engine, engine):
+    return cut(open_engine(engine).url)
+
+
+def cut(url, **more):
+    """Return the store of an address with small parts."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    settings = read_settings(S3Settings, os.environ)
+    return S3Store(bucket, prefix, settings=settings, transfers=Transfers(part_bytes=PART, workers=2, **more))
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "source").write_bytes(DATA)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def behind(request, engine):
+    return request.getfixturevalue(engine).client()
+
+
+@contextmanager
+def during(store, event, react):
+    """Call `react` with the number of times that an event happened, each time."""
+    lock, count = threading.Lock(), [0]
+
+    def note(**_told):
+        with lock:
+            count[0] += 1
+            number = count[0]
+        react(number)
+
+    events = store._bucket.client.meta.events
+    events.register(event, note)
+    try:
+        yield count
+    finally:
+        events.unregister(event, note)
+
+
+def sent_by(store):
+    return during(store, "before-call.s3.UploadPart", lambda _number: None)
+
+
+def place_of(store, key):
+    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+    return {"Bucket": bucket, "Key": f"{prefix}/{key}"}
+
+
+def unfinished(store, behind, key="a"):
+    place = place_of(store, key)
+    told = behind.list_multipart_uploads(Bucket=place["Bucket"], Prefix=place["Key"])
+    return [each["UploadId"] for each in told.get("Uploads", ())]
+
+
+def begin(behind, place, parts, metadata=None):
+    """Begin an upload as another tool does, with these bytes as its parts."""
+    upload = behind.create_multipart_upload(**place, Metadata=metadata or {})["UploadId"]
+    for number, data in parts.items():
+        behind.upload_part(**place, UploadId=upload, PartNumber=number, Body=data)
+    return upload
+
+
+def assert_right(store, tmp_path):
+    assert store.stat("a") == store.get_file("a", tmp_path / "back") == INFO
+    assert (tmp_path / "back").read_bytes() == DATA
+
+
+KILLED = """
+import os, signal, sys, threading
+from pathlib import Path
+from keynet_core import S3Settings, read_settings
+from keynet_core._s3_store import S3Store
+from keynet_core._s3_transfers import Transfers
+bucket, prefix, source, part = sys.argv[1:]
+cut = Transfers(part_bytes=int(part), workers=2)
+store = S3Store(bucket, prefix, settings=read_settings(S3Settings, os.environ), transfers=cut)
+count = threading.Semaphore(4)
+def note(**told):
+    if not count.acquire(blocking=False):
+        os.kill(os.getpid(), signal.SIGKILL)
+store._bucket.client.meta.events.register("after-call.s3.UploadPart", note)
+store.put_file("a", Path(source))
+"""
+
+
+@SERVERS
+def test_a_killed_upload_is_gone_on_with(store, behind, source, tmp_path, python):
+    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+    assert python(KILLED, bucket, prefix, source, PART).returncode == -9
+    assert store.stat("a") is None
+    assert len(unfinished(store, behind)) == 1
+    with sent_by(store) as sent:
+        assert store.put_file("a", source) == INFO
+    assert 1 <= sent[0] <= PARTS - 4
+    assert_right(store, tmp_path)
+    assert unfinished(store, behind) == []
+
+
+@SERVERS
+def test_a_killed_upload_of_another_file_is_not_gone_on_with(store, behind, source, tmp_path, python):
+    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+    assert python(KILLED, bucket, prefix, source, PART).returncode == -9
+    source.write_bytes(os.urandom(len(DATA)))
+    with sent_by(store) as sent:
+        info = store.put_file("a", source)
+    assert sent[0] == PARTS
+    assert store.stat("a") == store.get_file("a", tmp_path / "back") == info
+
+
+WRONG = {
+    "other bytes": {1: os.urandom(PART)},
+    "one part of other bytes": {1: DATA[:PART], 2: os.urandom(PART)},
+    "another size": {1: DATA[: PART + 1]},
+    "a part too many": {1: DATA[:PART], PARTS + 1: b"more"},
+    "the last part too long": {PARTS: DATA[(PARTS - 1) * PART :] + b"more"},
+    "no part": {},
+}
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+@pytest.mark.parametrize("parts", WRONG.values(), ids=WRONG)
+def test_parts_that_are_not_the_files_are_never_believed(store, behind, source, tmp_path, parts):
+    upload = begin(behind, place_of(store, "a"), parts, {"keynet-sha256": INFO.sha256})
+    with sent_by(store) as sent:
+        assert store.put_file("a", source) == INFO
+    assert sent[0] == PARTS
+    assert_right(store, tmp_path)
+    assert unfinished(store, behind) == [upload], "it may be somebody's who is still at it"
+
+
+@SERVERS
+def test_an_abandoned_upload_that_does_not_fit_is_removed(store, behind, source, tmp_path):
+    place = place_of(store, "a")
+    begin(behind, place, WRONG["other bytes"])
+    begin(behind, {**place, "Key": f"{place['Key']}b"}, WRONG["other bytes"])
+    assert cut(store.url, abandoned_s=-60.0).put_file("a", source) == INFO
+    assert_right(store, tmp_path)
+    assert len(unfinished(store, behind)) == 1, "that of the other key"
+
+
+@SERVERS
+def test_an_upload_begun_with_another_digest_ends_with_the_right_one(store, behind, source, tmp_path):
+    """Parts that fit say nothing of the metadata, which was given when the upload began."""
+    begin(behind, place_of(store, "a"), {1: DATA[:PART], 3: DATA[2 * PART : 3 * PART]}, {"keynet-sha256": "0" * 64})
+    with sent_by(store) as sent:
+        assert store.put_file("a", source) == INFO
+    assert sent[0] == PARTS - 2 + PARTS
+    assert_right(store, tmp_path)
+
+
+@SERVERS
+def test_an_upload_that_somebody_aborts_begins_again(store, behind, source, tmp_path):
+    place = place_of(store, "a")
+
+    def abort(number):
+        if number == 3:
+            behind.abort_multipart_upload(**place, UploadId=unfinished(store, behind)[0])
+
+    with during(store, "after-call.s3.UploadPart", abort):
+        assert store.put_file("a", source) == INFO
+    assert_right(store, tmp_path)
+
+
+@SERVERS
+def test_an_upload_that_somebody_completes_is_done(store, behind, source, tmp_path):
+    """As when its answer was lost, or another process with the same file was faster."""
+    place = place_of(store, "a")
+
+    def complete(number):
+        upload = unfinished(store, behind)[0]
+        told = behind.list_parts(**place, UploadId=upload)["Parts"]
+        parts = [{"PartNumber": each["PartNumber"], "ETag": each["ETag"]} for each in told]
+        behind.complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": parts})
+
+    with during(store, "before-call.s3.CompleteMultipartUpload", complete) as completed:
+        assert store.put_file("a", source) == INFO
+    assert completed[0] == 1
+    assert_right(store, tmp_path)
+
+
+@SERVERS
+def test_two_at_once_with_the_same_file_both_succeed(store, source, tmp_path):
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: cut(store.url).put_file("a", source), range(3))) == [INFO] * 3
+    assert_right(store, tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+def test_a_file_that_changes_while_it_is_stored_is_not_stored(store, behind, source):
+    def spoil(number):
+        if number == 1:
+            with source.open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(bytes([DATA[-1] ^ 1]))
+
+    with during(store, "before-call.s3.UploadPart", spoil), pytest.raises(ObjectCorrupt):
+        store.put_file("a", source)
+    assert store.stat("a") is None
+    assert unfinished(store, behind) == []
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+def test_a_file_that_shrinks_while_it_is_stored_is_not_stored(store, source):
+    def shrink(_number):
+        os.truncate(source, PART)
+
+    with during(store, "before-call.s3.UploadPart", shrink), pytest.raises(ObjectCorrupt):
+        store.put_file("a", source)
+    assert store.stat("a") is None
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+def test_keys_that_may_not_list_uploads_may_still_upload(store, behind, source, tmp_path):
+    bucket = place_of(store, "a")["Bucket"]
+    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:ListBucketMultipartUploads"}
+    policy = {"Version": "2012-10-17", "Statement": [{**deny, "Resource": f"arn:aws:s3:::{bucket}"}]}
+    behind.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    try:
+        with pytest.raises(ClientError, match="AccessDenied"):
+            unfinished(store, behind)
+        assert store.put_file("a", source) == INFO
+    finally:
+        behind.delete_bucket_policy(Bucket=bucket)
+    assert_right(store, tmp_path)
+
+
+def test_a_server_killed_in_the_middle_is_unavailable_and_what_it_had_is_not_sent_again(
+    ceph, open_engine, source, tmp_path
+):
+    store = cut(open_engine("ceph").url)
+
+    def kill(number):
+        if number == 5:
+            ceph.kill()
+
+    with during(store, "after-call.s3.UploadPart", kill), pytest.raises(StoreUnavailable):
+        store.put_file("a", source)
+    ceph.start()
+    with sent_by(store) as sent:
+        assert store.put_file("a", source) == INFO
+    assert 1 <= sent[0] <= PARTS - 4
+    assert_right(store, tmp_path)
+
+
+@given(st.integers(min_value=1, max_value=5 * 2**40))
+def test_no_object_has_over_ten_thousand_parts_or_fills_the_memory(size_bytes):
+    transfers = Transfers()
+    part_bytes = transfers.part_size(size_bytes)
+    assert -(-size_bytes // part_bytes) <= 10_000
+    assert 16 << 20 <= part_bytes <= 5 * 2**30
+    workers = transfers.workers_for(part_bytes)
+    assert workers == 1 or workers * part_bytes <= 256 << 20
+    assert replace(transfers, workers=100).workers_for(16 << 20) == 16

@@ -1,0 +1,249 @@
+"""
+Consumer: events out of RabbitMQ into the journal, in a thread with an event loop of its own.
+
+A message is acknowledged once its event is in the journal, or once it is among the dead letters with its reason. While
+the database is away the message is held and tried again; those behind it need the same. Killed at any point, the broker
+delivers again, and the journal knows the event by its id.
+
+The connection is a plain one, made anew by one loop for every reason it can end: also the first, and always with the
+queue declared and listened to. aio-pika's robust connection raises when the broker is down at the start, and opens
+channels behind the back of a message that is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from keynet_core import KeynetError
+from keynet_server._broker import ANSWER_TIMEOUT_S
+from keynet_server._dead_letters import bury
+from keynet_server._errors import BrokerUnavailable
+from keynet_server._off_loop import off_loop
+from keynet_server._topology import Topology, declare
+from keynet_server._verdict import Dead, NotNow, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
+
+    from keynet_core import Event
+    from keynet_server._broker import Broker
+    from keynet_server._verdict import Taken
+
+log = logging.getLogger("keynet.server")
+
+PREFETCH = 16
+"""Messages in memory at a time; each may be as large as the broker lets it be."""
+
+MAX_UNFORESEEN = 3
+"""How often a message may end in an error nobody foresaw, before it is given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pauses:
+    """How long the consumer waits before it tries again: twice as long each time."""
+
+    first_s: float = 1.0
+    longest_s: float = 30.0
+    look_s: float = 5.0
+    """How often it makes sure, while nothing comes, that the broker still delivers."""
+
+    def after(self, attempts: int) -> float:
+        """Return the pause after so many attempts."""
+        return float(min(self.first_s * 2 ** min(attempts - 1, 16), self.longest_s))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerStatus:
+    """What the consumer is at."""
+
+    is_listening: bool = False
+    trouble: str | None = None
+    """Why it is not listening, or what it holds a message for."""
+
+    taken: int = 0
+    buried: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Consumer:
+    """
+    Takes events from a broker for as long as it runs.
+
+    Args:
+        broker: Where they come from.
+        receive: `Deployer.receive`; it may wait.
+        on_taken: Called when an event is in the journal.
+        pauses: How patient it is.
+
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        receive: Callable[[Event], bool],
+        *,
+        on_taken: Callable[[], None],
+        pauses: Pauses = Pauses(),
+    ) -> None:
+        self._broker = broker
+        self._names = Topology(topic=broker.topic)
+        self._receive = receive
+        self._on_taken = on_taken
+        self._pauses = pauses
+        self._status = ConsumerStatus()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        self._thread = Thread(target=self._run, name="keynet-consumer", daemon=True)
+
+    @property
+    def broker(self) -> Broker:
+        """Where events come from."""
+        return self._broker
+
+    @property
+    def status(self) -> ConsumerStatus:
+        """What it is at, now."""
+        return self._status
+
+    def start(self) -> None:
+        """Begin."""
+        self._loop = asyncio.new_event_loop()
+        self._thread.start()
+
+    def stop(self, *, timeout_s: float = 3.0) -> bool:
+        """End after the current message; return False when that takes longer (it is delivered again)."""
+        if self._loop is None:
+            return True
+        with suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._end)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _end(self) -> None:
+        self._stopping.set()
+        self._arrived.put_nowait(None)
+
+    def _run(self) -> None:
+        loop = self._loop
+        assert loop is not None
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(self._listen())
+
+    async def _listen(self) -> None:
+        attempts = 0
+        while not self._stopping.is_set():
+            try:
+                await self._session()
+            except KeynetError as error:
+                attempts = 1 if self._status.is_listening else attempts + 1
+                self._complain(f"{error.code}: {error.message}")
+            except Exception as error:  # the boundary of the thread: the next session knows nothing of this one
+                attempts += 1
+                log.exception("an unforeseen error while listening to RabbitMQ at %s", self._broker.address)
+                self._complain(f"an unforeseen error: {type(error).__name__}: {error}")
+            await self._pause(attempts)
+
+    async def _session(self) -> None:
+        """Listen until it is time to stop, or until the connection ends, which raises."""
+        self._arrived = asyncio.Queue()
+        async with self._broker.channel() as channel:
+            channel.close_callbacks.add(self._wake)
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                queue, dead = await declare(channel, self._names)
+                await channel.set_qos(prefetch_count=PREFETCH)
+                tag = await queue.consume(self._arrived.put)
+            self._note(is_listening=True, trouble=None)
+            log.info("events come from the queue %s of RabbitMQ at %s", queue.name, self._broker.address)
+            while not self._stopping.is_set():
+                message = await self._next()
+                if message is not None:
+                    await self._settle(message, dead)
+                elif not await _delivers(channel, tag):
+                    raise BrokerUnavailable(
+                        f"RabbitMQ at {self._broker.address} delivers no more", hint="keynet doctor"
+                    )
+        self._note(is_listening=False)
+
+    def _wake(self, *_: object) -> None:
+        self._arrived.put_nowait(None)
+
+    async def _next(self) -> AbstractIncomingMessage | None:
+        """Return the next message; None when there is reason to look around, and after a while without any."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pauses.look_s):
+                return await self._arrived.get()
+        return None
+
+    async def _settle(self, message: AbstractIncomingMessage, dead: AbstractExchange) -> None:
+        verdict = await self._judge(message.body)
+        if verdict is None:
+            return  # it goes back to the queue with the connection
+        if isinstance(verdict, Dead):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await dead.publish(bury(message, verdict), routing_key=self._names.queue, mandatory=True)
+            log.warning("a message is laid into %s: %s: %s", self._names.dead_queue, verdict.code, verdict.reason)
+            self._note(buried=self._status.buried + 1)
+        else:
+            if verdict.is_fresh:
+                self._on_taken()
+            self._note(taken=self._status.taken + verdict.is_fresh)
+        await message.ack()
+
+    async def _judge(self, body: bytes) -> Taken | Dead | None:
+        """Return the verdict that is final, however long what it needs is away; None when it is time to stop."""
+        attempts = unforeseen = 0
+        while not self._stopping.is_set():
+            attempts += 1
+            try:
+                verdict = await off_loop(lambda: judge(body, self._receive))
+            except Exception as error:  # the boundary of one message: the next one is taken all the same
+                unforeseen += 1
+                told = f"an unforeseen error: {type(error).__name__}: {error}"
+                log.exception("an unforeseen error while taking a message, for the %d. time", unforeseen)
+                verdict = NotNow(reason=told)
+                if unforeseen >= MAX_UNFORESEEN:
+                    return Dead(code="server.internal", reason=f"{told}; tried {unforeseen} times")
+            if not isinstance(verdict, NotNow):
+                self._note(trouble=None)
+                return verdict
+            self._hold(verdict)
+            await self._pause(attempts)
+        return None
+
+    def _hold(self, verdict: NotNow) -> None:
+        trouble = f"a message is held until it can be taken: {verdict.reason}"
+        if trouble != self._status.trouble:
+            log.warning("%s", trouble)
+        self._note(trouble=trouble)
+
+    def _complain(self, trouble: str) -> None:
+        if trouble != self._status.trouble:
+            log.warning("no events come from RabbitMQ: %s", trouble)
+        self._note(is_listening=False, trouble=trouble)
+
+    def _note(self, **changes: Any) -> None:
+        self._status = replace(self._status, **changes)
+
+    async def _pause(self, attempts: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pauses.after(attempts)):
+                await self._stopping.wait()
+
+
+async def _delivers(channel: AbstractChannel, tag: str) -> bool:
+    """Return whether the broker still has this consumer: it takes it away when the queue is deleted."""
+    if channel.is_closed:
+        return False
+    underlay = await channel.get_underlay_channel()
+    return tag in underlay.consumers  # type: ignore[attr-defined]  # public, and not in the abstract class
