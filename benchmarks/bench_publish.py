@@ -5,6 +5,9 @@ By hand: `torch.onnx.export` as it comes, and one MLflow run with the module, th
 keynet does that, and verifies, derives `config.pbtxt`, packages, registers a version and publishes. Each measurement
 is a fresh process; the two ways alternate, so that a busy machine disturbs both.
 
+And what it costs before: from the call to the first line of the training function, in a fresh process that has imported
+torch, MLflow and keynet_train; in an empty directory, and again where a run has been.
+
     python benchmarks/bench_publish.py [--rounds 5] [--quick] [--json FILE]
 """
 
@@ -18,8 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MODELS = ("mlp", "cnn", "mlp-25m")
 BUDGET = 1.5
@@ -67,10 +74,30 @@ def by_keynet(name: str) -> dict[str, float]:
     return {"total": sum(result.timings_s.values()), **result.timings_s}
 
 
-def measure(way: str, name: str) -> dict[str, float]:
-    """Run one way in a fresh process and an empty directory."""
-    with tempfile.TemporaryDirectory() as directory:
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("KEYNET_", "MLFLOW_", "AWS_"))}
+def to_first_line() -> float:
+    """Call a traced function, and return how long it took to begin."""
+    import mlflow
+    import torch
+
+    from keynet_train import trace_pytorch
+
+    begun: list[float] = []
+
+    def train() -> torch.nn.Module:
+        begun.append(time.perf_counter())
+        return torch.nn.Linear(16, 10)
+
+    traced = trace_pytorch("first", torch.randn(1, 16))(train)
+    assert mlflow.active_run() is None
+    start = time.perf_counter()
+    traced.trace()
+    return begun[0] - start
+
+
+def measure(way: str, name: str, where: str | None = None) -> dict[str, float]:
+    """Run one way in a fresh process, and in an empty directory unless one is given."""
+    with tempfile.TemporaryDirectory() if where is None else nullcontext(where) as directory:
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("KEYNET_", "MLFLOW_", "AWS_", "RABBIT_"))}
         environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"}
         command = [sys.executable, str(Path(__file__).resolve()), "--child", way, "--model", name]
         done = subprocess.run(
@@ -81,29 +108,49 @@ def measure(way: str, name: str) -> dict[str, float]:
         return json.loads(done.stdout.splitlines()[-1])
 
 
+WAYS: dict[str, Callable[[str], dict[str, float]]] = {
+    "hand": lambda name: {"total": by_hand(name)},
+    "keynet": by_keynet,
+    "begin": lambda _: {"total": to_first_line()},
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--check", action="store_true", help=f"exit 1 when a ratio is over {BUDGET}")
     parser.add_argument("--quick", action="store_true", help="one round")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--child", choices=["hand", "keynet"], help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=list(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--model", choices=MODELS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
-        told = {"total": by_hand(chosen.model)} if chosen.child == "hand" else by_keynet(chosen.model)
-        print(json.dumps(told))
+        print(json.dumps(WAYS[chosen.child](chosen.model)))
         return
-    figures = {name: compare(name, 1 if chosen.quick else chosen.rounds) for name in MODELS}
+    rounds = 1 if chosen.quick else chosen.rounds
+    figures = {name: compare(name, rounds) for name in MODELS}
     print("| model | by hand, s | keynet, s | ratio | of it export | package | track | publish |")
     print("|---|---|---|---|---|---|---|---|")
     for name, row in figures.items():
         steps = " | ".join(f"{row['steps'][step]:.2f}" for step in ("export", "package", "track", "publish"))
         print(f"| {name} | {row['hand']:.2f} | {row['keynet']:.2f} | {row['ratio']:.2f} | {steps} |")
+    begins = first_lines(rounds)
+    print("\n| from the call to the first line of training | s |\n|---|---|")
+    print("\n".join(f"| {when} | {seconds:.2f} |" for when, seconds in begins.items()))
     if chosen.json:
-        chosen.json.write_text(json.dumps(figures, indent=2))
+        chosen.json.write_text(json.dumps({**figures, "first line of training": begins}, indent=2))
     if chosen.check and (over := [name for name, row in figures.items() if row["ratio"] > BUDGET]):
         sys.exit(f"over {BUDGET} times: {', '.join(over)}")
+
+
+def first_lines(rounds: int) -> dict[str, float]:
+    """Return medians of the time before the first line: of the first run in a directory, and of the second."""
+    told: dict[str, list[float]] = {"first run": [], "second run": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as directory:
+            for seconds in told.values():
+                seconds.append(measure("begin", MODELS[0], directory)["total"])
+    return {when: statistics.median(seconds) for when, seconds in told.items()}
 
 
 def compare(name: str, rounds: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from deploy.files import dev_variables, read_variables
 from deploy.pages import Shell, blocks
 from deploy.rehearsal import DEADLINE_S, end
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PAGE = "from-laptop-to-cluster.md"
 FUNCTION = """
 import numpy

@@ -8,7 +8,10 @@ import sys
 import psycopg
 import pytest
 
+import engines.rabbitmq
 from deploy.files import DEPLOY
+from engines.fixtures import skip_without
+from engines.rabbitmq import Broker
 
 PASSWORDS = {"KEYNET_DATABASE_PASSWORD": 'it\'s "quoted" $HOME', "MLFLOW_DATABASE_PASSWORD": "of-mlflow"}
 
@@ -56,6 +59,16 @@ def test_without_a_password_no_database_is_made(new_postgresql, missing):
     done = make_databases({**new_postgresql, **PASSWORDS, missing: ""})
     assert done.returncode != 0
     assert missing in done.stderr
+
+
+def test_rabbitmq_takes_what_it_is_told(monkeypatch):
+    skip_without(Broker)
+    own = "listeners.tcp.1 = 127.0.0.1:{port}\ndefault_user = {user}\ndefault_pass = {password}\n"
+    monkeypatch.setattr(engines.rabbitmq, "CONFIGURATION", own + (DEPLOY / "rabbitmq/keynet.conf").read_text())
+    with Broker() as broker:
+        assert broker.evaluate("rabbit_disk_monitor:get_disk_free_limit().") == str(10**9)
+        watermark = broker.evaluate("vm_memory_monitor:get_vm_memory_high_watermark().")
+        assert "600" in watermark
 
 
 def make_buckets(environ, *places):

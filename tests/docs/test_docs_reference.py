@@ -16,6 +16,7 @@ import pytest
 import keynet_core
 from keynet_core import KeynetError, ModelPublished, describe_settings
 from keynet_server._rollback import RollbackRequested
+from keynet_server._unload import UnloadRequested
 
 PACKAGES = ["keynet_core", "keynet_train", "keynet_serving", "keynet_server", "keynet_inference"]
 COMMANDS = {
@@ -115,7 +116,7 @@ def test_every_event_type_is_documented_and_has_a_schema(root, read_page, kind):
 
 
 def test_the_members_of_a_rollback_are_documented_and_it_is_named_as_it_is_built(read_page):
-    section = read_page("docs/reference/events.md").text.partition(f"## {RollbackRequested.TYPE}\n")[2]
+    section = section_of(read_page, RollbackRequested)
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [
         each.name for each in dataclasses.fields(RollbackRequested)
     ]
@@ -124,6 +125,20 @@ def test_the_members_of_a_rollback_are_documented_and_it_is_named_as_it_is_built
     ).to_event()
     assert event.id.startswith("rollback/digits/")
     assert f"`{event.source}`" in section
+
+
+def test_the_members_of_a_request_to_unload_are_documented_and_it_is_named_as_it_is_built(read_page):
+    section = section_of(read_page, UnloadRequested)
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [
+        each.name for each in dataclasses.fields(UnloadRequested)
+    ]
+    event = UnloadRequested(model="digits", who="mina", why=None).to_event()
+    assert event.id.startswith("unload/digits/")
+    assert f"`{event.source}`" in section
+
+
+def section_of(read_page, kind):
+    return read_page("docs/reference/events.md").text.partition(f"## {kind.TYPE}\n")[2].partition("\n## ")[0]
 
 
 def published(**changes):

@@ -7,6 +7,7 @@ Each block is executed in a namespace that holds what the document leaves to the
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from keynet_train import ModelRefused, TraceResult
 @pytest.fixture(autouse=True)
 def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No variable is set, and the working directory is empty: what a new user has."""
-    for name in ("KEYNET_HOME", "KEYNET_URL", "KEYNET_STORE", "MODEL_ID", "MLFLOW_TRACKING_URI", "AWS_BUCKET_NAME"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [each for each in os.environ if each.startswith(("KEYNET_", "MODEL_", "MLFLOW_", "AWS_", "RABBIT_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -107,7 +107,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def at_home(stack: Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stack:
     """Have this process work on the stack's home, with nothing else set."""
     for name in list(os.environ):
-        if name.startswith(("KEYNET_", "MLFLOW_TRACKING", "AWS_", "TRITON_", "MODEL_")):
+        if name.startswith(("KEYNET_", "MLFLOW_TRACKING", "AWS_", "RABBIT_", "TRITON_", "MODEL_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("KEYNET_HOME", str(stack.home))
     monkeypatch.chdir(tmp_path)

@@ -18,7 +18,7 @@ from torch import nn
 
 from keynet_core import LocalStore, ModelPackage, download_package
 from keynet_inference import TritonPlugin, UserInput, keynet_function
-from keynet_train import ParityFailed, ServingOptions, log_onnx_model, trace_pytorch
+from keynet_train import ParityFailed, PublicationWaiting, ServingOptions, log_onnx_model, trace_pytorch
 
 
 def network(seed: int, width: int = 8) -> nn.Module:
@@ -174,10 +174,12 @@ def test_a_random_model_is_logged_as_rejected_with_the_difference(at_home):
 
 def test_a_store_that_is_not_the_servers_is_told_to_the_training(at_home, monkeypatch, tmp_path):
     monkeypatch.setenv("KEYNET_STORE", (tmp_path / "elsewhere").as_uri())
-    result = traced("elsewhere", 8)
-    assert result.publication.state == "stored"
-    assert str(tmp_path / "elsewhere") in result.publication.reason
-    assert str(at_home.home / "store") in result.publication.reason
+    monkeypatch.setenv("KEYNET_PUBLISH_TIMEOUT_S", "0")
+    with pytest.raises(PublicationWaiting) as waiting:
+        traced("elsewhere", 8)
+    assert waiting.value.result.publication.state == "stored"
+    assert str(tmp_path / "elsewhere") in str(waiting.value)
+    assert str(at_home.home / "store") in str(waiting.value)
     assert at_home.get("/v1/models/elsewhere") is None
 
 

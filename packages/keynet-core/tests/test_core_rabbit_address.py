@@ -73,6 +73,8 @@ def test_a_certificate_that_cannot_be_read_is_the_settings_fault():
         "amqp://u:hunter2/x@h",
         "amqp://u:hunter2#x@h",
         "amqp://u:12?hunter2@h",
+        "amqp://u:12/hunter2@h",
+        "amqp://u:12/hunter2@h:5672",
         "amqp://u:hunter2@h:0",
         "amqp://u:hunter2@h:99999",
         "amqp://u:hunter2@[h",

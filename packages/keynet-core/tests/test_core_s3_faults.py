@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -21,12 +24,12 @@ SIZES = pytest.mark.parametrize("size", [SMALL, LARGE])
 
 
 class Line:
-    """A line to a server that does harm to some of what it carries."""
+    """A line to a server that does harm to some of what it carries, or hides it from others."""
 
-    def __init__(self, port):
-        self._port = port
+    def __init__(self, port, tls=None):
+        self._port, self._tls = port, tls
         self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.getsockname()[1]}"
         self._lock = threading.Lock()
         self._left, self._toward, self._change = 0, "", None
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -47,6 +50,11 @@ class Line:
         with suppress(OSError):
             while True:
                 near, _ = self._server.accept()
+                if self._tls:
+                    try:
+                        near = self._tls.wrap_socket(near, server_side=True)
+                    except OSError:  # it does not believe our certificate
+                        continue
                 far = socket.create_connection(("127.0.0.1", self._port))
                 for pair in ((near, far, "server"), (far, near, "client")):
                     threading.Thread(target=self._carry, args=pair, daemon=True).start()
@@ -94,7 +102,9 @@ def bad(good, line):
 
 def split(store, settings):
     bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
-    return S3Store(bucket, prefix, settings=settings, transfers=Transfers(part_bytes=5 << 20, workers=3))
+    return S3Store(
+        bucket, prefix, settings=settings, transfers=Transfers(part_bytes=5 << 20, range_bytes=4 << 20, workers=3)
+    )
 
 
 def marked(size):
@@ -175,6 +185,41 @@ def test_an_object_that_changes_between_two_ranges_is_never_mixed(good, tmp_path
     finally:
         events.unregister("before-call.s3.GetObject", change)
     assert len(asked) >= 3 or behind == "removed"
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate that nobody else signed, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl: apt-get install openssl")
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    paths = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *paths]
+    subprocess.run(command, check=True, capture_output=True)
+    return tmp_path / "certificate.pem", tmp_path / "key.pem"
+
+
+@SERVERS
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_over_tls_a_certificate_is_believed_that_is_known_or_when_all_are(
+    good, request, engine, certificate, monkeypatch, tmp_path
+):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    line = Line(request.getfixturevalue(engine).port, context)
+    settings = replace(good._bucket.settings, endpoint_url=line.url)
+    try:
+        with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED") as caught:
+            split(good, settings).stat("a")
+        assert "AWS_CA_BUNDLE" in caught.value.hint
+
+        info = split(good, replace(settings, ignore_tls=True)).put("a", marked(LARGE))
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
+        store = split(good, settings)
+        assert store.put("b", marked(SMALL)) == good.stat("b")
+        assert store.stat("a") == good.stat("a") == store.get_file("a", tmp_path / "a") == info
+    finally:
+        line.close()
 
 
 @pytest.fixture

@@ -314,3 +314,22 @@ def publish_when_declared(publisher, event, eventually):
         return True
 
     eventually(is_published, PATIENT_S)
+
+
+def test_a_message_that_ends_every_connection_takes_none_behind_it_to_the_dead_letters(
+    consume, broker, publisher, send, events, deployer, eventually
+):
+    consume(deployer.receive).stop(timeout_s=PATIENT_S)
+    send(b"[]", timestamp=2**63)  # no date that Python has: aiormq ends the connection when it reads it
+    for event in events[:5]:
+        publisher.publish(event)
+    consume(deployer.receive, listens=False)
+
+    def is_over():
+        with connect(broker) as connection:
+            dead = connection.channel().queue_declare(NAMES.dead_queue, passive=True).method.message_count
+        return dead > 0 and all(deployer.journal.knows(event.id) for event in events[:5])
+
+    eventually(is_over, 2 * PATIENT_S)
+    with connect(broker) as connection:
+        assert connection.channel().queue_declare(NAMES.dead_queue, passive=True).method.message_count == 1

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from keynet_core import LocalStore, PackageCorrupt, download_package, open_store, package_key, to_model_name
+from keynet_core import LocalStore, PackageCorrupt, StoreFull, download_package, open_store, package_key, to_model_name
 from keynet_server._errors import RepositoryFailed
+from keynet_server._materialize import DirectoryRepository
 from keynet_server._object_repository import ObjectRepository
 from keynet_server._repository import Earlier, Placement
 from keynet_serving import ModelServer
@@ -222,3 +226,66 @@ def test_two_placements_of_one_digest_are_told_apart(publishing, tmp_path):
     assert not repository.has(replace(placement, number=2))
     assert not repository.has(replace(placement, version="2"))
     assert not repository.has(replace(placement, digest="sha256:" + "0" * 64))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    if os.geteuid() != 0:
+        pytest.skip("root alone can mount a small file system")
+    path = tmp_path / "small"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)], check=True, timeout=10)
+    yield path
+    subprocess.run(["umount", str(path)], check=True, timeout=10)
+
+
+@pytest.mark.parametrize("kind", ["directory", "objects", "on its way"])
+def test_a_disk_without_room_leaves_what_is_linked_and_waits(small_disk, publishing, tmp_path, kind):
+    roomy = tmp_path / "roomy"
+    if kind == "directory":
+        repository = DirectoryRepository(small_disk)
+    elif kind == "objects":
+        repository = ObjectRepository(LocalStore(small_disk), roomy)
+    else:
+        repository = ObjectRepository(LocalStore(roomy), small_disk / "aside")
+    repository.prepare()
+    source = Store(publishing.store)
+    live = to_placement(publishing.publish("times", 2.0), 1)
+    repository.link(repository.build(live, source))
+    large = to_placement(publishing.publish("times", 3.0, files={"model.onnx.data": b"\0" * (2 << 20)}), 2)
+    with pytest.raises((RepositoryFailed, StoreFull), match=r"(?i)no (space|room) left") as raised:
+        repository.build(large, source)
+    assert getattr(raised.value, "may_pass", True)
+    assert repository.linked("times") == 1
+    assert repository.has(live)
+    assert not repository.has(large)
+    repository.link(repository.build(to_placement(publishing.publish("times", 4.0), 3), source))
+    assert repository.linked("times") == 3
+
+
+@pytest.mark.parametrize(
+    ("store", "serving", "told"),
+    [
+        ("s3://bucket/store", "s3://bucket/models", "in the serving repository: s3://bucket/models/README.txt"),
+        ("s3://bucket", "s3://bucket", "packages are stored in s3://bucket/packages/"),
+        ("s3://bucket/store", "ftp://bucket", "no engine stores objects at ftp://"),
+    ],
+)
+def test_a_server_without_its_repository_says_so_before_it_listens(tmp_path, store, serving, told):
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("KEYNET", "AWS", "MLFLOW"))}
+    own = {
+        "KEYNET_HOME": str(tmp_path),
+        "KEYNET_TOKEN": "t",
+        "KEYNET_STORE": store,
+        "KEYNET_SERVING_REPOSITORY": serving,
+        "TRITON_URL": "http://127.0.0.1:9",
+        "MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+    }
+    command = [sys.executable, "-c", "from keynet_server._cli import main; main()", "server"]
+    done = subprocess.run(command, env=kept | own, capture_output=True, text=True, timeout=120)
+    assert done.returncode not in {0, None}
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr

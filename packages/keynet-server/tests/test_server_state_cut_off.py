@@ -13,6 +13,8 @@ from keynet_server._database import migrate, open_database
 from keynet_server._deployer import Deployer
 from keynet_server._errors import ClaimMissing
 from keynet_server._journal import Journal
+from keynet_server._requests import to_request
+from keynet_server._sources import to_placement
 from keynet_server._worker import Worker
 
 WAIT_S = 60.0
@@ -203,6 +205,21 @@ def test_what_a_server_that_was_cut_off_linked_late_is_put_right_at_the_next_loo
     engine.load("times")
     assert engine.factor() == 2.0
     assert theirs._deployer.ensure_served() == []
+    assert (repository.linked("times"), engine.factor()) == (2, 3.0)
+
+
+def test_what_a_server_that_was_killed_had_linked_is_not_loaded_before_it_is_tried(
+    theirs, receive, engine, link_again, repository
+):
+    receive(2.0)
+    theirs.run_once()
+    journal = theirs._deployer.journal
+    deployment = journal.begin(to_request(journal.event(receive(3.0))))
+    repository.build(to_placement(deployment), theirs._deployer._rollout._source)
+    link_again(repository, deployment)
+    assert theirs._deployer.ensure_served() == []
+    assert (repository.linked("times"), engine.factor()) == (1, 2.0)
+    theirs.run_once()
     assert (repository.linked("times"), engine.factor()) == (2, 3.0)
 
 

@@ -153,8 +153,19 @@ def test_a_session_has_a_bound_for_statements_and_none_for_silence(opened, url):
         told["isolation"] = connection.exec_driver_sql("SHOW transaction_isolation").scalar()
     assert told["statement_timeout"] == "30s"
     assert told["idle_session_timeout"] == "0"
+    assert told["idle_in_transaction_session_timeout"] == "30s"
     assert [told[f"tcp_keepalives_{name}"] for name in ("idle", "interval", "count")] == ["30", "10", "3"]
     assert told["isolation"] == "read committed"
+
+
+def test_a_server_that_stands_still_in_a_transaction_keeps_no_other_from_receiving(opened, url, journal, monkeypatch):
+    short = {**_postgresql._SESSION, "idle_in_transaction_session_timeout": "1s"}
+    monkeypatch.setattr(_postgresql, "_SESSION", short)
+    suspended = opened(url).execution_options(keynet_in_order=True).connect()
+    suspended.begin()
+    assert journal.receive(event(1))
+    suspended.invalidate()
+    suspended.close()
 
 
 def test_an_event_id_that_no_index_holds_is_invalid(journal):

@@ -13,6 +13,7 @@ from keynet_core import Outbox
 from keynet_server import _worker
 from keynet_server._database import migrate
 from keynet_server._deployer import Deployer
+from keynet_server._errors import JournalUnavailable
 from keynet_server._journal import Journal
 from keynet_server._tables import events
 from keynet_server._turns import MAX_POSTPONED
@@ -223,3 +224,42 @@ def test_a_package_under_a_newer_registry_number_keeps_the_number_it_is_served_u
         outcomes.append(journal.event(event.id).outcome)
     assert outcomes == ["deployed", "already deployed"]
     assert [each.served_version for each in journal.history("times")] == ["3"]
+
+
+def test_a_database_that_is_away_is_told_of_once(worker, journal, monkeypatch, caplog):
+    def unavailable(**_options):
+        raise JournalUnavailable("no database")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "backlogs", unavailable)
+        for _ in range(3):
+            assert worker.run_once() is False
+    worker.run_once()
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "backlogs", unavailable)
+        worker.run_once()
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["journal.unavailable: no database"] * 2, "once for each time it went away"
+
+
+def test_an_event_the_journal_cannot_go_on_with_is_tried_later_and_does_not_stop_the_next(
+    worker, fill, journal, now, monkeypatch
+):
+    begin, tries = journal.begin, []
+
+    def refuse(request):
+        if request.model == "bad":
+            tries.append(request.event_id)
+            raise JournalUnavailable("it cannot be written down")
+        return begin(request)
+
+    bad, good = fill(2, lambda number: ["bad", "good"][number])
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "begin", refuse)
+        for _ in range(3):
+            worker.run_once()
+    assert (len(tries), journal.event(bad).outcome) == (1, None)
+    assert journal.event(good).outcome == "deployed"
+    now[0] += 60.0
+    worker.run_once()
+    assert journal.event(bad).outcome == "deployed"

@@ -82,47 +82,6 @@ def test_an_unforeseen_error_is_journaled_and_does_not_stop_the_next(worker, rec
     assert journal.event(good).outcome == "deployed"
 
 
-def test_a_database_that_is_away_is_told_of_once(worker, journal, monkeypatch, caplog):
-    def unavailable(**_options):
-        raise JournalUnavailable("no database")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(journal, "backlogs", unavailable)
-        for _ in range(3):
-            assert worker.run_once() is False
-    worker.run_once()
-    with monkeypatch.context() as patched:
-        patched.setattr(journal, "backlogs", unavailable)
-        worker.run_once()
-    told = [record.getMessage() for record in caplog.records]
-    assert told == ["journal.unavailable: no database"] * 2, "once for each time it went away"
-
-
-def test_an_event_the_journal_cannot_go_on_with_is_tried_later_and_does_not_stop_the_next(
-    worker, receive, journal, monkeypatch
-):
-    now = [0.0]
-    monkeypatch.setattr(_worker.time, "monotonic", lambda: now[0])
-    begin, tries = journal.begin, []
-
-    def refuse(request):
-        if request.model == "bad":
-            tries.append(request.event_id)
-            raise JournalUnavailable("it cannot be written down")
-        return begin(request)
-
-    bad, good = receive("bad"), receive("good")
-    with monkeypatch.context() as patched:
-        patched.setattr(journal, "begin", refuse)
-        for _ in range(3):
-            worker.run_once()
-    assert (len(tries), journal.event(bad).outcome) == (1, None)
-    assert journal.event(good).outcome == "deployed"
-    now[0] += 60.0
-    worker.run_once()
-    assert journal.event(bad).outcome == "deployed"
-
-
 def test_what_waits_in_the_outbox_is_stored_and_deployed(worker, outbox, publishing, journal, engine):
     put_into(outbox, publishing, "times", 2.0)
     worker.run_once()

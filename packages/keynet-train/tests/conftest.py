@@ -1,4 +1,4 @@
-"""A home whose MLflow database was made once, and a receiver of events that answers as it is told."""
+"""What many tests need: a home, a receiver of events, a fresh process, a small disk, an export."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable that keynet reads is set, and the working directory is empty."""
     for name in list(os.environ):
-        if name.startswith(("KEYNET_", "MLFLOW_TRACKING", "AWS_", "MODEL_")):
+        if name.startswith(("KEYNET_", "MLFLOW_", "AWS_", "RABBIT_", "MODEL_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
@@ -54,10 +54,15 @@ class Receiver:
         self.first: list[int] = []
         self.status = 202
         self.events: list[dict[str, Any]] = []
+        self.hold = threading.Event()
+        """While it is cleared, nobody is answered."""
+
+        self.hold.set()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                receiver.hold.wait(30)
                 receiver.events.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self.send_response(receiver.first.pop(0) if receiver.first else receiver.status)
                 self.send_header("Content-Length", "0")
@@ -156,3 +161,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     yield path
     # Lazily: the database of a home on it may still be open in this process.
     subprocess.run(["umount", "--lazy", str(path)], check=True, timeout=10)
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Callable[..., Any]:
+    """Return a function that exports a module, and checks that nothing but one file is left."""
+    from keynet_train._export import export_verified
+    from keynet_train._graph import validate
+    from keynet_train._sample import Sample, check_dynamic_axes
+
+    def run(model: Any, sample_input: Any, axes: Any = None) -> Any:
+        sample = Sample.of(sample_input)
+        exported = export_verified(model, sample, check_dynamic_axes(axes, sample), tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+        assert validate(exported.path).signature == exported.signature
+        return exported
+
+    return run

@@ -18,6 +18,7 @@ from keynet_train import (
     PublicationRefused,
     PublicationWaiting,
     TraceResult,
+    _opening,
     log_onnx_model,
     trace_pytorch,
 )
@@ -146,6 +147,21 @@ def test_a_server_that_is_still_down_does_not_keep_the_next_training_from_beginn
         with pytest.raises(PublicationWaiting):
             traced(name).trace()
     assert any("first, which waited since an earlier run, is not announced" in line for line in caplog.messages)
+
+
+def test_what_takes_longer_to_hand_over_goes_on_while_the_training_runs(home, receiver, monkeypatch):
+    traced("first").trace()
+    monkeypatch.setenv("KEYNET_URL", receiver.url)
+    monkeypatch.setattr(_opening, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setenv("KEYNET_PUBLISH_TIMEOUT_S", "60")
+    receiver.hold.clear()
+
+    def train():
+        receiver.hold.set()
+        return nn.Linear(4, 2)
+
+    assert traced("second", function=train).trace().publication.state == "announced"
+    assert list(dict.fromkeys(receiver.models)) == ["first", "second"]
 
 
 def test_another_process_that_flushes_does_not_keep_a_training_from_beginning(home, receiver, monkeypatch):

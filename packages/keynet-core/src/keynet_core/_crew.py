@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 
 class Crew:
-    """A few threads, and no more work handed to them than they can have in hand."""
+    """A few threads, and no more work handed to them than a bound, because work holds memory."""
 
-    def __init__(self, pool: ThreadPoolExecutor, workers: int) -> None:
-        self._pool, self._workers = pool, workers
+    def __init__(self, pool: ThreadPoolExecutor, limit: int) -> None:
+        self._pool, self._limit = pool, limit
         self._pending: set[Future[Any]] = set()
 
     def hand(self, work: Callable[..., T], *arguments: object) -> Future[T]:
-        """Have a thread do something; wait until one is free, and raise what an earlier one raised."""
-        while len(self._pending) >= self._workers:
+        """Have a thread do something; wait until they take more, and raise what an earlier one raised."""
+        while len(self._pending) >= self._limit:
             self._settle()
         future = self._pool.submit(copy_context().run, work, *arguments)
         self._pending.add(future)
@@ -41,10 +41,17 @@ class Crew:
 
 
 @contextmanager
-def crew_of(workers: int) -> Iterator[Crew]:
-    """Yield a few threads; when the block fails, what none of them has begun is left undone."""
+def crew_of(workers: int, *, ahead: int = 0) -> Iterator[Crew]:
+    """
+    Yield a few threads; when the block fails, what none of them has begun is left undone.
+
+    Args:
+        workers: How many.
+        ahead: How much more may be handed to them than they have in hand.
+
+    """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="keynet-transfer")
     try:
-        yield Crew(pool, workers)
+        yield Crew(pool, workers + ahead)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

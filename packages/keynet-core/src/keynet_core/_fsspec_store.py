@@ -13,7 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from keynet_core._durable import replacing, sha256_of
-from keynet_core._errors import MissingDependency, ObjectMissing, StoreError, StoreUnavailable, StoreUnsupported
+from keynet_core._errors import (
+    MissingDependency,
+    ObjectCorrupt,
+    ObjectMissing,
+    StoreError,
+    StoreUnavailable,
+    StoreUnsupported,
+)
 from keynet_core._file_errors import refuse_no_file, translating_files
 from keynet_core._fsspec_errors import translating_fsspec
 from keynet_core._objects import (
@@ -72,7 +79,10 @@ class FsspecStore:
         """
         from urllib.parse import urlsplit
 
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise StoreError(f"{without_secrets(url)!r:.200} is no address: {error}", hint=_EXAMPLE) from error
         library, extra = _EXTRAS[parts.scheme]
         if not parts.netloc or ":" in parts.netloc or parts.query or parts.fragment:
             raise StoreError(f"{without_secrets(url)!r:.200} is no bucket and prefix alone", hint=_EXAMPLE)
@@ -111,6 +121,12 @@ class FsspecStore:
         with metered(f"storing {key}", info.size_bytes) as advance, _putting(path):
             self._filesystem().put_file(str(source), path)
             advance(info.size_bytes)
+        try:
+            with translating_files(key, source.parent):
+                refuse_other_bytes(source, sha256_of(source), info.sha256)
+        except ObjectCorrupt:
+            self.delete(key)  # what was sent is neither the file that was nor the one that is
+            raise
         return self._confirmed(path, info)
 
     def get(self, key: str, *, max_bytes: int) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from keynet_core._durable import PART, copy_bytes, replacing, sweep_parts, write_durably
 from keynet_core._errors import ObjectMissing, StoreError
 from keynet_core._file_errors import refuse_no_file, translating_files
-from keynet_core._objects import ObjectInfo, refuse_other_bytes, to_expires_s, to_key, to_prefix
+from keynet_core._objects import ObjectInfo, refuse_other_bytes, to_expires_s, to_key, to_prefix, without_secrets
 from keynet_core._progress import metered
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class LocalStore:
         except (ValueError, RuntimeError) as error:
             raise StoreError(f"{url!r:.200} is no address of a local store: {error}") from error
         if parts.scheme and parts.netloc not in {"", "localhost"}:
-            raise StoreError(f"{url!r:.200} names a host; a local store is file:///an/absolute/path")
+            raise StoreError(f"{without_secrets(url)!r:.200} names a host; a local store is file:///an/absolute/path")
         if not url.strip() or (parts.scheme and not parts.path):
             raise StoreError(f"{url!r} names no directory; a local store is file:///an/absolute/path")
         return cls(path)

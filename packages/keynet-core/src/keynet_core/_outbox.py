@@ -264,7 +264,9 @@ class Outbox:
             else:
                 _note(entry.directory, error)
         except OSError as trouble:
-            return EventUndelivered(f"outbox entry {entry.id} cannot be moved: {trouble}")
+            # Moved, and its new name perhaps not yet on the disk: after a crash it would be handed over once more.
+            if entry.directory.exists():
+                return EventUndelivered(f"outbox entry {entry.id} cannot be moved: {trouble}")
         return error
 
     def _refuse(self, directory: Path, error: KeynetError) -> None:
@@ -278,10 +280,9 @@ class Outbox:
     def _forget(self) -> None:
         """Remove the packages of what was handed over, also by a flush that was killed, and the oldest entries."""
         done = self._directories("done")
-        for each in done[:-_KEPT_DONE]:
-            remove_tree(each)
-        for each in done[-_KEPT_DONE:]:
-            remove_tree(each / _PACKAGE)
+        for each in (*done[:-_KEPT_DONE], *(each / _PACKAGE for each in done[-_KEPT_DONE:])):
+            with suppress(OSError):  # another user's: the next flush tries again, and this one has done its work
+                remove_tree(each)
 
     def _move(self, directory: Path, state: str) -> Path:
         target = make_directory(self.root / state) / directory.name

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SMALL_BYTES = 8 << 20
 _WORKERS = 8
+"""How many small files travel at once."""
 
 
 def package_key(name: ModelName, digest: str) -> str:
@@ -126,12 +127,12 @@ def _upload(package: ModelPackage, each: PackageFile, store: ObjectStore, key: s
 
 
 def _for_each(files: Iterable[PackageFile], work: Callable[[PackageFile], None]) -> None:
-    """Do something with each file: several small ones at once, and a large one, which travels in parts, alone."""
-    small = [each for each in files if each.size_bytes <= _SMALL_BYTES]
-    for each in files:
-        if each.size_bytes > _SMALL_BYTES:
-            work(each)
+    """Do something with each file: several small ones at once, beside one large one, which has parts."""
+    large = [each for each in files if each.size_bytes > _SMALL_BYTES]
     with crew_of(_WORKERS) as crew:
-        for each in small:
-            crew.hand(work, each)
+        for each in files:
+            if each not in large:
+                crew.hand(work, each)
+        for each in large:
+            work(each)
         crew.finish()

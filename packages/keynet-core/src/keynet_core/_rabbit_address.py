@@ -136,7 +136,8 @@ def _split(text: str) -> SplitResult:
         usable = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or parts.fragment or not text.isprintable() or " " in text:
+    # With a slash in the password, what follows it looks like a virtual host.
+    if not usable or parts.fragment or "@" in parts.path or not text.isprintable() or " " in text:
         # Not raised inside the handler: the ValueError above may quote the password.
         raise SettingsInvalid(f"it is no address of RabbitMQ; the form is {_FORM}")
     return parts

@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from keynet_core._crew import crew_of
 from keynet_core._errors import StoreError
-from keynet_core._s3_transfers import confirm_stored, head, properties, recorded_sha256
+from keynet_core._objects import ObjectInfo
+from keynet_core._s3_transfers import confirm_stored, head, recorded_sha256
 from keynet_core._s3_upload import abort, complete, create, etag_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from keynet_core._objects import ObjectInfo
     from keynet_core._s3_client import Bucket
     from keynet_core._s3_transfers import Transfers
 
 
-def copy_object(source: tuple[Bucket, str], target: tuple[Bucket, str], info: ObjectInfo, transfers: Transfers) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """An object whose digest the server keeps beside it, and the ETag of just these bytes, told in one answer."""
+
+    bucket: Bucket
+    key: str
+    info: ObjectInfo
+    etag: str
+
+    @classmethod
+    def look(cls, bucket: Bucket, key: str) -> Self | None:
+        """Return what is under a key, or None when it was put there by another tool, without a digest."""
+        there = head(bucket, key)
+        sha256 = recorded_sha256(there)
+        if sha256 is None:
+            return None
+        info = ObjectInfo(size_bytes=int(there["ContentLength"]), sha256=sha256)
+        return cls(bucket=bucket, key=key, info=info, etag=there["ETag"])
+
+
+def copy_object(source: Labelled, target: tuple[Bucket, str], transfers: Transfers) -> None:
     """
     Copy an object within one server, and have the server tell that the copy is what the source was.
 
     Args:
-        source: Bucket and key of what is copied.
+        source: What is copied.
         target: Bucket and key of the copy.
-        info: What the source is.
         transfers: How large the parts of a large copy are.
 
     """
-    there = head(*source)
-    asked = {"CopySource": {"Bucket": source[0].name, "Key": source[1]}, "CopySourceIfMatch": there["ETag"]}
-    if info.size_bytes > transfers.copy_part_bytes:
-        _copy_parts(target, asked, info, transfers)
+    asked = {"CopySource": {"Bucket": source.bucket.name, "Key": source.key}, "CopySourceIfMatch": source.etag}
+    if source.info.size_bytes > transfers.copy_part_bytes:
+        _copy_parts(target, asked, source.info, transfers)
     else:
-        _copy_whole(target, asked, there, info)
-    confirm_stored(*target, info)
-
-
-def _copy_whole(
-    target: tuple[Bucket, str], asked: Mapping[str, Any], there: Mapping[str, Any], info: ObjectInfo
-) -> None:
-    bucket, key = target
-    if recorded_sha256(there) is None:
-        asked = {**asked, "MetadataDirective": "REPLACE", **properties(key, info.sha256)}
-    with bucket.translating(key):
-        bucket.client.copy_object(Bucket=bucket.name, Key=key, **asked)
+        bucket, key = target
+        with bucket.translating(key):
+            bucket.client.copy_object(Bucket=bucket.name, Key=key, **asked)
+    confirm_stored(*target, source.info)
 
 
 def _copy_parts(target: tuple[Bucket, str], asked: Mapping[str, Any], info: ObjectInfo, transfers: Transfers) -> None:

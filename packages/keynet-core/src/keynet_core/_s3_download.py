@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CHUNK_BYTES = 1 << 20
+_AHEAD = 4
+"""How many parts the threads may go on with while one is taken."""
+
 _REPLACED = {"PreconditionFailed", "412"}
 _EMPTY = {"InvalidRange", "416"}
 
@@ -56,37 +60,37 @@ def digest_object(bucket: Bucket, key: str) -> ObjectInfo:
 
 def read_into(bucket: Bucket, key: str, file: BinaryIO, transfers: Transfers) -> ObjectInfo:
     """
-    Write an object's bytes into an open file.
+    Write an object's bytes into an open, empty file.
 
     Raises:
         ObjectCorrupt: They are not those whose digest the object carries.
 
     """
     for attempt in range(1, ATTEMPTS + 1):
-        file.seek(0)
-        file.truncate()
         try:
             return _read_once(bucket, key, file, transfers)
         except (ObjectCorrupt, StoreUnavailable) as error:
             # Replaced by its writer between two ranges, or damaged on its way.
             if attempt == ATTEMPTS or not (isinstance(error, ObjectCorrupt) or code_of(error) in _REPLACED):
                 raise
+            file.truncate(0)
     raise AssertionError
 
 
 def _read_once(bucket: Bucket, key: str, file: BinaryIO, transfers: Transfers) -> ObjectInfo:
-    part_bytes = transfers.part_bytes
+    part_bytes = transfers.range_bytes
     first = _open_first(bucket, key, part_bytes)
     size_bytes, digest = _total(first), hashlib.sha256()
 
     def fetch(start: int, opened: Mapping[str, Any] | None = None) -> bytes:
         stop = min(start + part_bytes, size_bytes)
         asked = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": first["ETag"]} if size_bytes else {}
-        return _ask(bucket, key, lambda response: _read_exactly(response, key, stop - start), opened, **asked)
+        part = _ask(bucket, key, lambda response: _read_exactly(response, key, stop - start), opened, **asked)
+        _write_at(file.fileno(), part, start)
+        return part
 
     def take(part: bytes) -> None:
         digest.update(part)
-        file.write(part)
         advance(len(part))
 
     with metered(f"fetching s3://{bucket.name}/{key}", size_bytes) as advance:
@@ -105,11 +109,11 @@ def _in_order(
     take: Callable[[bytes], None],
     workers: int,
 ) -> None:
-    """Fetch several parts at once and take them one after the other; one that is late holds the others back."""
+    """Fetch several parts at once, and take them one after the other: a digest has an order."""
     waiting: deque[Future[bytes]] = deque()
-    with crew_of(workers) as crew:
+    with crew_of(workers, ahead=_AHEAD) as crew:
         for start in starts:
-            if len(waiting) >= workers:
+            if len(waiting) >= workers + _AHEAD:
                 take(waiting.popleft().result())
             waiting.append(crew.hand(fetch, start, first if start == 0 else None))
         while waiting:
@@ -156,6 +160,13 @@ def _ask(
             if attempt == ATTEMPTS:
                 raise
     raise AssertionError
+
+
+def _write_at(handle: int, data: bytes, start: int) -> None:
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(handle, left, start)
+        left, start = left[written:], start + written
 
 
 def _read_exactly(response: Mapping[str, Any], key: str, size_bytes: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -146,5 +147,6 @@ def _told(response: Mapping[str, Any]) -> str:
 
 
 def _printable(text: str) -> str:
-    # A server's words go to a terminal: none of them may move its cursor.
+    # A server's words go to a terminal: none of them may move its cursor. An address may carry a password.
+    text = re.sub(r"//[^/\s]*@", "//", text)
     return "".join(each if each.isprintable() else " " for each in text).strip()[:500]

@@ -21,7 +21,7 @@ from keynet_core._objects import (
     without_secrets,
 )
 from keynet_core._s3_client import Bucket, refuse_without_boto
-from keynet_core._s3_copy import copy_object
+from keynet_core._s3_copy import Labelled, copy_object
 from keynet_core._s3_download import digest_object, read_into, read_object
 from keynet_core._s3_transfers import Transfers, head, recorded_sha256
 from keynet_core._s3_upload import put_in_parts, put_whole
@@ -142,7 +142,7 @@ class S3Store:
     def get_file(self, key: str, target: Path) -> ObjectInfo:
         """Write the bytes under a key into a file."""
         path = self._path(key)
-        with translating_files(key, target.parent), replacing(target) as staged, staged.open("wb") as file:
+        with translating_files(key, target.parent), replacing(target) as staged, staged.open("r+b") as file:
             return read_into(self._bucket, path, file, self._transfers)
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -178,13 +178,12 @@ class S3Store:
         path = self._path(key)
         if not isinstance(source, S3Store) or source._bucket.settings != self._bucket.settings:  # noqa: SLF001 - our own
             return copy_through_a_file(source, source_key, self, key)
-        info = source.stat(source_key)
-        if info is None:
-            raise ObjectMissing(f"{source.url} has no object {source_key}")
-        taken = source._bucket, source._path(source_key)  # noqa: SLF001 - our own
-        if (taken[0].name, taken[1]) != (self._bucket.name, path):
-            copy_object(taken, (self._bucket, path), info, self._transfers)
-        return info
+        taken = Labelled.look(source._bucket, source._path(source_key))  # noqa: SLF001 - our own
+        if taken is None:
+            return copy_through_a_file(source, source_key, self, key)
+        if (taken.bucket.name, taken.key) != (self._bucket.name, path):
+            copy_object(taken, (self._bucket, path), self._transfers)
+        return taken.info
 
     def presign(self, key: str, *, expires_s: int) -> str:
         """Return a URL that anybody may read the object by, until it expires, or the keys that signed it do."""

@@ -29,6 +29,9 @@ class Transfers:
     part_bytes: int = 16 << 20
     """An object that is larger travels in parts of this size, or of a larger one when they would be over 10,000."""
 
+    range_bytes: int = 8 << 20
+    """An object that is larger is fetched in ranges of this size."""
+
     copy_part_bytes: int = 256 << 20
     """The same for a copy from the server to itself, where S3 allows 5 GB."""
 

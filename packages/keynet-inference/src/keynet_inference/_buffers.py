@@ -41,15 +41,33 @@ def _read_path(path: Path, max_bytes: int) -> bytes:
 
 
 def _read_file(file: Any, max_bytes: int) -> bytes:
-    if not file.seekable():
-        return _to_bytes(file.read(max_bytes + 1))
+    if not _can_seek(file):
+        return _read_to_end(file, max_bytes)
     stood = file.tell()
     file.seek(0)
     try:
-        return _to_bytes(file.read(max_bytes + 1))
+        return _read_to_end(file, max_bytes)
     finally:
         file.seek(stood)
 
 
-def _to_bytes(data: bytes | str) -> bytes:
+def _can_seek(file: Any) -> bool:
+    seekable = getattr(file, "seekable", None)
+    return bool(seekable()) if seekable is not None else hasattr(file, "seek") and hasattr(file, "tell")
+
+
+def _read_to_end(file: Any, max_bytes: int) -> bytes:
+    pieces: list[bytes] = []
+    left = max_bytes + 1
+    # A pipe or socket without a buffer returns what is there now, and the end is where nothing comes any more.
+    while left > 0 and (piece := _read_piece(file, left)):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
+def _read_piece(file: Any, size: int) -> bytes:
+    data: bytes | str | None = file.read(size)
+    if data is None:
+        raise SourceRefused("storage puts a file to its end, and this one does not wait for it: it is non-blocking")
     return data.encode() if isinstance(data, str) else data

@@ -78,7 +78,7 @@ class Download:
                 location = response.getheader("Location")
                 if response.status not in _REDIRECTS or location is None:
                     raise _refusal(response, target.url)
-            target = admit(urljoin(f"{target.url.scheme}://{target.url.authority}{target.url.target}", location))
+            target = admit(_joined(target.url, location))
         raise SourceRefused(f"{target.url} was led on to more than {MAX_REDIRECTS} times")
 
     @contextmanager
@@ -119,6 +119,14 @@ def _connect(peers: list[Any], deadline: Deadline) -> socket.socket:
         else:
             return connection
     raise lost or OSError("it has no address")
+
+
+def _joined(url: WebUrl, location: str) -> str:
+    try:
+        return urljoin(f"{url.scheme}://{url.authority}{url.target}", location)
+    except ValueError:
+        # Not from it: it may quote what the server said.
+        raise SourceRefused(f"{url} leads on to what is no URL") from None
 
 
 def _ask(connection: socket.socket, url: WebUrl, deadline: Deadline) -> HTTPResponse:

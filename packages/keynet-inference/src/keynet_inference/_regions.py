@@ -40,16 +40,17 @@ class RegionPool:
         self._has_swept = False
         self._is_closed = False
 
-    def take(self, size_bytes: int, deadline: Deadline) -> Region:
+    def take(self, size_bytes: int, deadline: Deadline, *, is_new: bool = False) -> Region:
         """
-        Return a region that is large enough and used by nobody else, for `lending`.
+        Return a region that is large enough and used by nobody else, for `lending`; if asked, one never used before.
 
         Raises:
             OSError: No more memory can be had.
             InferenceError: The server does not map it.
 
         """
-        return self._take_idle(size_bytes) or self._create(size_bytes, deadline)
+        idle = None if is_new else self._take_idle(size_bytes)
+        return idle or self._create(size_bytes, deadline)
 
     @contextmanager
     def lending(self, region: Region) -> Iterator[None]:

@@ -26,12 +26,16 @@ def to_triton_url(text: str) -> str:
     from urllib.parse import urlsplit
 
     url = text if "://" in text else f"http://{text}"
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        # Neither the text nor the reason is quoted: either may hold a password.
+        raise SettingsInvalid("it is no address of a model server; write http://host:port") from None
+    if "@" in (parts.netloc if parts.scheme == "file" else url):
+        raise SettingsInvalid(f"the address of {parts.hostname} carries a password")
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise SettingsInvalid(f"{text!r} is no address of a model server; known are {known}")
-    if parts.username or parts.password:
-        raise SettingsInvalid(f"the address of {parts.hostname} carries a password")
     if parts.scheme == "file" and (parts.netloc not in {"", "localhost"} or not parts.path.strip("/")):
         raise SettingsInvalid(f"{text!r} names no directory; write file:///an/absolute/path")
     if parts.scheme != "file" and (not parts.hostname or not _has_port(parts)):

@@ -72,9 +72,9 @@ class SharingClient:
         except InferenceError as error:
             if not _UNKNOWN.search(error.message):
                 raise
-        # The server was started again, and has none of the regions it had.
+        # The server was started again, and has none of the regions it had; another thread may yet give one back.
         self._regions.drop_idle()
-        return self._infer_shared(model, inputs, large, deadline)
+        return self._infer_shared(model, inputs, large, deadline, is_new=True)
 
     def close(self) -> None:
         """Remove every region, and give back connections."""
@@ -82,10 +82,10 @@ class SharingClient:
         self._inner.close()
 
     def _infer_shared(
-        self, model: Model, inputs: Arrays, large: Arrays, deadline: Deadline
+        self, model: Model, inputs: Arrays, large: Arrays, deadline: Deadline, *, is_new: bool = False
     ) -> dict[str, npt.NDArray[Any]]:
         try:
-            region = self._regions.take(size_of(large), deadline)
+            region = self._regions.take(size_of(large), deadline, is_new=is_new)
         except TritonUnavailable:  # before OSError, which a time-out is too
             raise
         except OSError as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from keynet_core import LocalStore, open_store, to_key
+from keynet_core import LocalStore, StoreError, open_store, to_key
 from keynet_inference._errors import SourceRefused
 
 if TYPE_CHECKING:
@@ -76,22 +77,28 @@ class Sources:
         from keynet_inference._web import WebUrl
 
         url, endpoint = WebUrl.read(text), S3Endpoint.read(self._s3.url)
-        host = next((each for each in self._hosts if each.covers(url)), None)
-        if host is None:
-            self._refuse_unsigned(url, endpoint)
-        if endpoint.covers(url):
-            return Target(url, may_be_private=True, trust=Trust(self._s3.checks_certificate, self._s3.authorities))
-        return Target(url, may_be_private=host is not None and host.is_address)
+        hosts = [each for each in self._hosts if each.covers(url)]
+        refusal = self._refusal_of(url, endpoint)
+        if refusal is not None and not hosts:
+            raise refusal
+        is_the_stores = endpoint.covers(url)
+        # A star stands for what is public: also of the store, only what is signed is read at an address inside.
+        may_be_private = refusal is None or any(
+            each.is_address or (is_the_stores and each.names(url)) for each in hosts
+        )
+        trust = Trust(self._s3.checks_certificate, self._s3.authorities) if is_the_stores else Trust()
+        return Target(url, may_be_private=may_be_private, trust=trust)
 
-    def _refuse_unsigned(self, url: WebUrl, endpoint: S3Endpoint) -> None:
-        """Refuse a URL that is not one of an object that may be read here, or that carries no signature."""
+    def _refusal_of(self, url: WebUrl, endpoint: S3Endpoint) -> SourceRefused | None:
+        """Return why a URL is not one that the store signed for an object that may be read here, or None."""
         from keynet_inference._s3_urls import is_signed
 
         named = endpoint.find(url)
-        if named is None or not any(_key_in(each, str(named)) for each in self._stores):
-            raise _refusal(str(url), self._stores)
+        if named is None or not any(_is_key(_key_in(each, str(named)) or "") for each in self._stores):
+            return _refusal(str(url), self._stores)
         if not is_signed(url):
-            raise SourceRefused(f"storage does not read {url}: it is not signed", hint=f"hand over {named}")
+            return SourceRefused(f"storage does not read {url}: it is not signed", hint=f"hand over {named}")
+        return None
 
 
 def find_object(text: object, stores: tuple[ObjectStore, ...]) -> Place:
@@ -144,6 +151,15 @@ def _key_in(store: ObjectStore, url: str) -> str | None:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else None
 
 
+def _is_key(text: str) -> bool:
+    """Return whether a text is a key; a path that climbs is none, and a proxy before S3 may follow it."""
+    try:
+        to_key(text)
+    except StoreError:
+        return False
+    return True
+
+
 def _read_hosts(texts: list[str]) -> list[WebHost]:
     if not texts:
         return []
@@ -154,7 +170,7 @@ def _read_hosts(texts: list[str]) -> list[WebHost]:
 
 def _refusal(text: str, stores: Iterable[ObjectStore]) -> SourceRefused:
     allowed = ", ".join(each.url for each in stores)
-    shown = text.partition("?")[0]  # what follows may be a signature
+    shown = re.sub("//[^/]*@", "//", text).partition("?")[0]  # a password, and what may be a signature
     return SourceRefused(
         f"storage does not read '{shown:.200}': it reads its own keys, and URLs below {allowed}",
         hint=f"hand over what Storage.put returned, {_MORE}",

@@ -14,6 +14,9 @@ MAX_URL_CHARS = 8192
 
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[a-z0-9._:-]{1,253}", re.ASCII)
+_AUTHORITY = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]*)?", re.ASCII)
+"""One host alone: the standard library reads `::1` in `other[::1]`."""
+
 _WEB_HOST = re.compile(r"(https?)://(\*|(?:\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.ASCII)
 _TARGET_SAFE = "%/:?#[]@!$&'()*+,;=~"
 
@@ -44,11 +47,13 @@ class WebUrl:
         try:
             parts = urlsplit(text)
             scheme, host, port = parts.scheme, (parts.hostname or "").rstrip("."), parts.port
-        except ValueError as error:
-            raise SourceRefused(f"{shown(text)!r} cannot be read: {error}") from error
+        except ValueError:
+            # What it says may quote a password.
+            raise SourceRefused(f"{shown(text)!r} cannot be read") from None
         if "@" in parts.netloc:
             raise SourceRefused(f"the URL of {host} carries a user or a password", hint="hand over a presigned URL")
-        if scheme not in _PORTS or not _HOST.fullmatch(host) or port == 0:
+        is_host = _HOST.fullmatch(host) and _AUTHORITY.fullmatch(parts.netloc.lower())
+        if scheme not in _PORTS or not is_host or port == 0:
             raise SourceRefused(f"{shown(text)!r} names no host")
         path = quote(parts.path or "/", safe=_TARGET_SAFE)
         query = f"?{quote(parts.query, safe=_TARGET_SAFE)}" if parts.query else ""
@@ -102,6 +107,10 @@ class WebHost:
             return False
         return self.host in {"*", url.host} or (self.host.startswith("*.") and url.host.endswith(self.host[1:]))
 
+    def names(self, url: WebUrl) -> bool:
+        """Whether it is the very host of a URL that it covers, and no star."""
+        return self.host == url.host
+
     @property
     def is_address(self) -> bool:
         """Whether it names a network address, which is then allowed wherever it is: nothing resolves to another."""
@@ -113,5 +122,9 @@ class WebHost:
 
 
 def shown(text: str) -> str:
-    """Return a URL as it may be repeated in a sentence: without its query, which may be a signature, and not long."""
-    return f"{text.partition('?')[0]:.200}"
+    """
+    Return a URL that is refused as it may be repeated in a sentence, and not long.
+
+    What may be a password goes, up to the last `@`, as does its query, which may be a signature.
+    """
+    return f"{re.sub('//.*@', '//', text, flags=re.DOTALL).partition('?')[0]:.200}"

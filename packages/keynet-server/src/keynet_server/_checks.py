@@ -12,9 +12,10 @@ from keynet_server._children import answers
 from keynet_server._errors import ServerRefused, ServerUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from keynet_core import Endpoints
+    from keynet_server._client import ServerClient
     from keynet_server._settings import ServerSettings
 
 _LOW_DISK_BYTES = 1 << 30
@@ -221,21 +222,32 @@ def check_served(settings: ServerSettings, running: Endpoints | None) -> Iterato
     from keynet_server._engine import KServeEngine
 
     engine = KServeEngine(url=running.serving, timeout_s=_TIMEOUT_S)
+    client = ServerClient(url=running.server, timeout_s=_TIMEOUT_S)
     try:
-        models = ServerClient(url=running.server, timeout_s=_TIMEOUT_S).get("/v1/models")["models"]
+        models = client.get("/v1/models")["models"]
+        live = {each["name"]: each["live"]["served_version"] for each in models if each["live"]}
         ready = {(row.name, row.version) for row in engine.index() if row.state == "READY"}
+        stray = [pair for pair in sorted(ready - live.items()) if not _is_kept_beside(live, *pair, client)]
     except (ServerUnreachable, ServerRefused, KeynetError) as error:
         yield _error("served", f"journal and model server cannot be compared: {error.message}", error.hint)
         return
-    live = {(each["name"], each["live"]["served_version"]) for each in models if each["live"]}
-    for name, version in sorted(live - ready):
+    missing = sorted(live.items() - ready)
+    for name, version in missing:
         remedy = f"keynet models history {name}; the reason is in {settings.state_directory}/logs/server.log"
         yield _error("served", f"{name} version {version} is live in the journal, but not ready", remedy)
-    for name, version in sorted(ready - live):
+    for name, version in stray:
         yield _warning("served", f"{name} version {version} is ready, but not from a deployment of the journal", None)
-    if live == ready:
+    if not missing and not stray:
         yield _ok("served", f"{len(live)} live in the journal, the same ready in the model server")
     for each in models:
         if each["last"]["state"] == "failed":
             told = f"the last deployment of {each['name']}, {each['last']['number']}, failed: {each['last']['reason']}"
             yield _warning("served", told, f"keynet models history {each['name']}")
+
+
+def _is_kept_beside(live: Mapping[str, str], name: str, version: str, client: ServerClient) -> bool:
+    """Return whether a version was live before the one that is, and may have stayed loaded beside it."""
+    if name not in live or not version.isdigit() or int(version) >= int(live[name]):
+        return False
+    history = client.get(f"/v1/models/{name}/history")["deployments"]
+    return any(each["served_version"] == version and each["state"] == "superseded" for each in history)

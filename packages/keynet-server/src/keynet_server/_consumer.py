@@ -101,6 +101,7 @@ class Consumer:
         self._on_taken = on_taken
         self._pauses = pauses
         self._status = ConsumerStatus()
+        self._is_careful = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
@@ -152,16 +153,25 @@ class Consumer:
                 attempts += 1
                 log.exception("an unforeseen error while listening to RabbitMQ at %s", self._broker.address)
                 self._complain(f"an unforeseen error: {type(error).__name__}: {error}")
+            else:
+                attempts = 0
             await self._pause(attempts)
 
     async def _session(self) -> None:
-        """Listen until it is time to stop, or until the connection ends, which raises."""
+        """
+        Listen until it is time to stop, or until the connection ends, which raises.
+
+        All it holds at its end count as delivered once more. One message may end session after session; so that it does
+        not take those behind it to the dead letters, what follows a short session holds one message, for a while.
+        """
         self._arrived = asyncio.Queue()
+        prefetch, settled = 1 if self._is_careful else PREFETCH, 0
         async with self._broker.channel() as channel:
             channel.close_callbacks.add(self._wake)
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 queue, dead = await declare(channel, self._names)
-                await channel.set_qos(prefetch_count=PREFETCH)
+                await channel.set_qos(prefetch_count=prefetch)
+                self._is_careful = True
                 tag = await queue.consume(self._arrived.put)
             self._note(is_listening=True, trouble=None)
             log.info("events come from the queue %s of RabbitMQ at %s", queue.name, self._broker.address)
@@ -169,6 +179,11 @@ class Consumer:
                 message = await self._next()
                 if message is not None:
                     await self._settle(message, dead)
+                    settled += 1
+                    if settled == PREFETCH:
+                        self._is_careful = False
+                        if prefetch < PREFETCH:
+                            break
                 elif not await _delivers(channel, tag):
                     raise BrokerUnavailable(
                         f"RabbitMQ at {self._broker.address} delivers no more", hint="keynet doctor"

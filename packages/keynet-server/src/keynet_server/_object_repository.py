@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _README = "README.txt"
 
+
 class ObjectRepository:
     """
     The objects below one address.

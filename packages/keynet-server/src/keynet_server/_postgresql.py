@@ -28,6 +28,8 @@ _SESSION = {
     # A claim waits in silence while a model loads. The server must not take that for an end,
     # and must notice the real one, of a host that vanished, to free what it had claimed.
     "idle_session_timeout": "0",
+    # A server that stands still in a transaction, as one that is suspended does, would keep every other from writing.
+    "idle_in_transaction_session_timeout": f"{STATEMENT_TIMEOUT_S}s",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",

@@ -45,7 +45,7 @@ class Rollout:
 
     def bring(self, deployment: Deployment, claim: Claim) -> str:
         """Have a deployment served, and return what the journal keeps of it."""
-        self._engine.is_live()  # raises when nobody answers: then nothing is swapped
+        self._require_live()  # else nothing is swapped
         built = self._repository.build(to_placement(deployment), self._source)
         self._on_step("materialized")
         claim.require()  # to build took long, and does no harm; what comes now does
@@ -75,13 +75,18 @@ class Rollout:
 
     def take_out(self, live: Deployment) -> str:
         """Have a model served no more, and return what the journal keeps of it."""
-        self._engine.is_live()
+        self._require_live()
         self._repository.unlink(live.model)
         self._on_step("unlinked")
         self._engine.unload(live.model)
         self._on_step("unloaded")
         self._wait_until_gone(live)
         return "unloaded"
+
+    def _require_live(self) -> None:
+        # What stands in front of an engine that is gone answers for it, and a refused load would be final.
+        if not self._engine.is_live():
+            raise EngineUnavailable("the model server answers, and takes no requests", hint="keynet doctor")
 
     def point(self, name: ModelName, live: Deployment | None) -> None:
         """Have engines find what is live, or nothing, when they load a model."""

@@ -43,6 +43,7 @@ def build_services(settings: ServerSettings, token: Secret, links: Links) -> Ser
         JournalUnavailable: The database cannot be used.
         StoreUnsupported: No engine is known for the store, or for the serving repository.
         SettingsInvalid: It is not known where the model server is, or packages stand where it reads models.
+        RepositoryFailed: The serving repository cannot be written.
         MissingDependency: Events come from RabbitMQ, and aio-pika is not installed.
 
     """
@@ -66,10 +67,12 @@ def build_services(settings: ServerSettings, token: Secret, links: Links) -> Ser
     migrate(database, home / "run" / "migrate.lock")
     store = open_store(settings.store_url)
     check_apart(store.url, settings.serving_url)
+    repository = open_repository(settings.serving_url, settings.serving_root / "staging")
+    repository.prepare()
     deployer = Deployer(
         journal=Journal(database),
         store=store,
-        repository=open_repository(settings.serving_url, settings.serving_root / "staging"),
+        repository=repository,
         engine=KServeEngine(url=settings.triton_url),
         claims=open_claims(database),
     )

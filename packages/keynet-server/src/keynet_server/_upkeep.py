@@ -108,7 +108,7 @@ class Upkeep:
             live = self._journal.live(state.name)
             if claim is None or live is None or self._rollout.serves(live):
                 return
-            if self._repository.linked(state.name) != live.number and state.last.state != "deploying":
-                # A server that was cut off went on with a deployment that was no longer its own.
+            if self._repository.linked(state.name) != live.number:
+                # A server that was killed linked what it never tried, or one that was cut off what was not its own.
                 self._rollout.point(state.name, live)
             self._rollout.load(state.name)

@@ -32,7 +32,7 @@ def import_mlflow_pytorch() -> None:
     else:
         with _first_on_meta_path(_Hidden()):
             import mlflow.pytorch
-        setattr(mlflow.pytorch, "__getattr__", _callback)  # noqa: B010 - mypy knows no module with such a method
+        vars(mlflow.pytorch).setdefault("__getattr__", _callback)
 
 
 def _callback(name: str) -> Any:

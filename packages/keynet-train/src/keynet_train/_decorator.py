@@ -59,6 +59,7 @@ class TracedFunction(Generic[P]):
             ModelRefused: After training; the function returned something other than a module.
             ExportFailed: After training; no exporter could write the module.
             ParityFailed: After training; the written model answers differently.
+            HomeFull: After training; the disk of the home has no room for the package. The error has the model.
             PublicationWaiting: At the end, when all else is done; the package waits in the outbox, because a store, a
                 broker or a server did not answer in time. `result` of the error is what this would have returned.
                 With `KEYNET_ON_UNPUBLISHED=continue` it is returned.

@@ -7,7 +7,7 @@ import random
 import shlex
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Timer
 from typing import TYPE_CHECKING, Literal
 
@@ -122,6 +122,7 @@ def _attempt(entry: Entry, published: ModelPublished, settings: TrainSettings, t
     except OSError as trouble:
         error = EventUndelivered(f"the outbox cannot be worked on: {trouble}")
     state, directory = _where_is(entry, settings.outbox, is_stored=entry.id in stored)
+    error = error or _noted(replace(entry, directory=directory))
     command = to_command(settings.state_directory, *(("show", entry.id) if state == "refused" else ("flush",)))
     is_all_there_is = is_nobody_known and state == "stored"
     return Outcome(
@@ -142,6 +143,12 @@ def _where_is(entry: Entry, outbox: Outbox, *, is_stored: bool) -> tuple[State, 
     if refused.exists():
         return "refused", refused
     return "stored" if is_stored else "waiting", entry.directory
+
+
+def _noted(entry: Entry) -> KeynetError | None:
+    """Return what the last attempt noted beside the entry; it may have been another process's."""
+    told = entry.last_error()
+    return KeynetError(told["message"], hint=told.get("hint")) if told else None
 
 
 def _is_mended_by_time(error: KeynetError | None, *, is_nobody_known: bool) -> bool:
