@@ -27,6 +27,7 @@ REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PACKAGES = ("keynet_core", "keynet_train", "keynet_serving", "keynet_server", "keynet_inference")
 COMMANDS = {
     "keynet": ("keynet_server._cli", "The operator's command, from keynet-server."),
+    "keynet-train": ("keynet_train._cli", "The command of those who train, from keynet-train."),
     "keynet-inference": ("keynet_inference._cli", "The function author's command, from keynet-inference."),
     "keynet-serving": ("keynet_serving._cli", "The model server alone, from keynet-serving."),
 }

@@ -21,6 +21,7 @@ from keynet_server._unload import UnloadRequested
 PACKAGES = ["keynet_core", "keynet_train", "keynet_serving", "keynet_server", "keynet_inference"]
 COMMANDS = {
     "keynet": "keynet_server._cli",
+    "keynet-train": "keynet_train._cli",
     "keynet-inference": "keynet_inference._cli",
     "keynet-serving": "keynet_serving._cli",
 }

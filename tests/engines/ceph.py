@@ -61,6 +61,8 @@ osd objectstore = bluestore
 osd data = {directory}/osd
 osd memory target = 1073741824
 osd op num shards = 2
+# After a kill, the gateway that is gone watches its objects for this long, and the first bucket waits for it.
+osd client watch timeout = 3
 # The gateway may start before the OSD, and then asks again only after these.
 objecter tick interval = 0.5
 objecter timeout = 1

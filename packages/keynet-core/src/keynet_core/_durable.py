@@ -16,7 +16,7 @@ PART = ".part"
 """How the name of a file that is being written ends; it begins with a dot."""
 
 _STAGED = re.compile(r"\..{1,40}\.[0-9a-f]{12}" + re.escape(PART), re.DOTALL)
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 256 << 10
 
 
 def sha256_of(path: Path) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CHUNK_BYTES = 1 << 20
+_SLICE_BYTES = 256 << 10
 _AHEAD = 4
 """How many parts the threads may go on with while one is taken."""
 
@@ -73,7 +74,8 @@ def read_into(bucket: Bucket, key: str, file: BinaryIO, transfers: Transfers) ->
             # Replaced by its writer between two ranges, or damaged on its way.
             if attempt == ATTEMPTS or not (isinstance(error, ObjectCorrupt) or code_of(error) in _REPLACED):
                 raise
-            file.truncate(0)
+            file.seek(0)
+            file.truncate()
     raise AssertionError
 
 
@@ -85,12 +87,10 @@ def _read_once(bucket: Bucket, key: str, file: BinaryIO, transfers: Transfers) -
     def fetch(start: int, opened: Mapping[str, Any] | None = None) -> bytes:
         stop = min(start + part_bytes, size_bytes)
         asked = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": first["ETag"]} if size_bytes else {}
-        part = _ask(bucket, key, lambda response: _read_exactly(response, key, stop - start), opened, **asked)
-        _write_at(file.fileno(), part, start)
-        return part
+        return _ask(bucket, key, lambda response: _read_exactly(response, key, stop - start), opened, **asked)
 
     def take(part: bytes) -> None:
-        digest.update(part)
+        _append(file, part, digest)
         advance(len(part))
 
     with metered(f"fetching s3://{bucket.name}/{key}", size_bytes) as advance:
@@ -162,11 +162,16 @@ def _ask(
     raise AssertionError
 
 
-def _write_at(handle: int, data: bytes, start: int) -> None:
-    left = memoryview(data)
-    while left:
-        written = os.pwrite(handle, left, start)
-        left, start = left[written:], start + written
+def _append(file: BinaryIO, part: bytes, digest: hashlib._Hash) -> None:
+    start = file.tell()
+    # A little at a time: what was written is hashed while the processor still has it at hand.
+    for at in range(0, len(part), _SLICE_BYTES):
+        piece = memoryview(part)[at : at + _SLICE_BYTES]
+        file.write(piece)
+        digest.update(piece)
+    # The disk may begin now, so that little is left to wait for when the whole file is synced.
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), start, len(part), os.POSIX_FADV_DONTNEED)
 
 
 def _read_exactly(response: Mapping[str, Any], key: str, size_bytes: int) -> bytes:
