@@ -70,8 +70,9 @@ def test_an_answer_that_no_whole_model_gives_is_a_violation(body):
     assert len(watch((200, body)).violations) == 1
 
 
-def test_a_model_that_was_served_may_not_be_missing():
-    assert len(watch((200, answer(3.0, 4.0)), (404, b"unknown model")).violations) == 1
+def test_a_model_that_had_answered_and_is_missing_is_a_gap():
+    seen = watch((200, answer(3.0, 4.0)), (404, b"unknown model"))
+    assert (sum(seen.gaps.values()), seen.refusals.total()) == (1, 0)
 
 
 def test_a_model_may_be_missing_before_it_was_served_and_while_its_engine_is_away():

@@ -36,6 +36,8 @@ class Verdict:
     answers: int
     refusals: dict[str, int]
     """What the watching client was told while the model server was away, or before a model was there."""
+    gaps: dict[str, int]
+    """The same, of a model that had answered before and whose model server was not touched."""
     seconds: float
     wrong: list[str] = field(default_factory=list)
 
@@ -52,6 +54,7 @@ class Verdict:
             f"other trouble  {_counts(self.other_troubles)}",
             f"a client       {self.answers} answers",
             f"  refused      {_counts(self.refusals)}",
+            f"  gaps         {_counts(self.gaps)}",
             *[f"failed because {reason} ({count})" for reason, count in self.reasons.items()],
             f"{self.seconds:.0f} s",
             *[f"WRONG: {each}" for each in self.wrong],
@@ -100,6 +103,7 @@ def judge(scene: Scene, done: Done, seen: Seen, seconds: float) -> Verdict:
         other_troubles=dict(done.others),
         answers=seen.answers,
         refusals=dict(seen.refusals.most_common(8)),
+        gaps=dict(seen.gaps.most_common(8)),
         seconds=round(seconds, 1),
         wrong=wrong,
     )

@@ -22,8 +22,10 @@ class Seen:
     answers: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
     """Errors while the engine was away, or before a model was first served."""
+    gaps: Counter[str] = field(default_factory=Counter)
+    """Errors of a model that had answered: its first deployment, say, was undone when the database was killed."""
     violations: list[str] = field(default_factory=list)
-    """Answers that no item gives, and errors of a model that was served and whose engine was not touched."""
+    """Answers that no item gives."""
 
 
 class Watcher:
@@ -93,11 +95,9 @@ class Watcher:
             elif is_same:
                 self._served.add(name)
             return
-        told = f"{status} {body[:120].decode(errors='replace')}"
-        if is_same and name in self._served:
-            self.seen.violations.append(f"{name} was served, and then answered {told}")
-        else:
-            self.seen.refusals[told.replace(name, "<model>")] += 1
+        told = f"{status} {body[:120].decode(errors='replace')}".replace(name, "<model>")
+        counts = self.seen.gaps if is_same and name in self._served else self.seen.refusals
+        counts[told] += 1
 
     def _is_not_whole(self, name: str, body: bytes) -> str | None:
         """Return why an answer is none of a whole model, or None."""

@@ -98,6 +98,7 @@ def test_a_consumer_that_starts_before_its_broker_waits_for_it_and_does_not_repe
     assert 0 < len(complaints) < relay.count
 
 
+@pytest.mark.slow
 def test_no_event_is_lost_or_doubled_while_the_broker_is_killed_under_load(
     consume, rabbitmq, publisher, events, deployer, eventually
 ):
