@@ -62,6 +62,14 @@ def test_a_large_image_arrives_whole(plugin: TritonPlugin) -> None:
     np.testing.assert_allclose(output, image.mean(axis=(2, 3)), rtol=1e-4)
 
 
+def test_each_request_has_its_own_shape_and_version(plugin: TritonPlugin) -> None:
+    """What was written for one request may serve the next, where it is the same."""
+    for rows, version in [(1, None), (3, None), (1, "1"), (2, None), (3, "1"), (1, None)]:
+        given = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
+
+        np.testing.assert_array_equal(plugin.predict({"input_0": given}, "mlp", version)["output_0"], given * 2)
+
+
 def test_a_view_that_is_not_contiguous_arrives_as_it_looks(plugin: TritonPlugin) -> None:
     table = np.arange(16, dtype=np.float32).reshape(4, 4).T
 

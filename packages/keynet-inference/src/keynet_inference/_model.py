@@ -49,9 +49,7 @@ class Tensor:
 
     def is_shape(self, shape: Sequence[int]) -> bool:
         """Whether an array of this shape fits."""
-        if len(shape) != len(self.sizes):
-            return False
-        return all(taken in {size, -1} for size, taken in zip(shape, self.sizes, strict=True))
+        return _fits(self.sizes, tuple(shape))
 
     def __str__(self) -> str:
         return f"{self.name} {self.datatype.name} {format_shape(self.sizes)}"
@@ -64,6 +62,16 @@ class Model:
     asked: Asked
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
+
+
+_COPIED_BYTES = 64 * 1024
+"""Up to here copying an array is cheaper than three views of it."""
+
+
+@functools.lru_cache(maxsize=256)
+def _fits(sizes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a shape is one of those that `sizes` allows; the next request mostly has the same one."""
+    return len(shape) == len(sizes) and all(taken in {size, -1} for size, taken in zip(shape, sizes, strict=True))
 
 
 @functools.lru_cache(maxsize=32)
@@ -95,6 +103,8 @@ def to_data(array: Array) -> bytes | memoryview:
     """Return an array's bytes as they are sent; those of numbers that lie in a row are not copied."""
     if array.dtype.kind == "O" or not array.size:
         return to_wire(array)
+    if array.nbytes <= _COPIED_BYTES:
+        return array.tobytes()
     import numpy as np
 
     # Through uint8: the buffer protocol knows no bfloat16.
