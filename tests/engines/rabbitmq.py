@@ -144,7 +144,11 @@ class Broker(Engine):
         self._await(lambda: is_open(self.port) and self._has_booted())
 
     def _has_booted(self) -> bool:
-        return self._call([*self._caller(), "-a", "rabbit is_running []"]) == "true"
+        """Say whether the node answers that it runs; after a kill, its port may be open before it takes calls."""
+        try:
+            return self._call([*self._caller(), "-a", "rabbit is_running []"]) == "true"
+        except EngineFailed:
+            return False
 
     def _caller(self) -> list[str]:
         cookie = (self.directory / ".erlang.cookie").read_text(encoding="ascii")

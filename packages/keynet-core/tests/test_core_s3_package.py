@@ -95,15 +95,16 @@ def test_a_killed_upload_shows_no_half_and_is_completed_without_sending_anything
 ):
     store = open_engine("ceph")
     key, there, total = key_of(package), 0, SMALL_FILES + 2
-    for allowed in (1, 5, random.Random(7).randint(6, 20), 30):
-        done = python(KILLED, store.url, package.directory, allowed)
+    for allowed in (1, 5, random.Random(7).randint(6, 12), None):
+        # What was on its way when a kill came may be there too: the last one comes half-way through what is missing.
+        done = python(KILLED, store.url, package.directory, allowed or (total - there) // 2)
         assert done.returncode == -9, done.stderr
         assert store.stat(f"{key}/manifest.json") is None
         with pytest.raises(ObjectMissing):
             fetch(store, package, tmp_path / "early")
         before, there = there, len(list(store.list(key)))
         assert there >= before
-    assert there > 30
+    assert there > 10
     is_model_there = store.stat(f"{key}/model.onnx") is not None
     with sent_by(store) as sent:
         upload_package(package, store)
