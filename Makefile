@@ -23,8 +23,8 @@ demo: $(DEMO) ## train, verify, package, serve and ask a model, on this machine
 engines: $(DEV) ## install the real engines that the tests run: Ceph, Swift, RabbitMQ, PostgreSQL, Triton
 	@tests/engines/install
 
-test: $(DEV) ## run the tests, except the slow ones
-	@$(BIN)/python -m pytest -m "not slow"
+test: $(DEV) ## run the tests, except the slow ones; with CI=true, what fails is run once more
+	@$(BIN)/python -m pytest -m "not slow" $(if $(filter true,$(CI)),--reruns 1)
 
 test-slow: $(DEV) ## run the tests that take minutes or gigabytes
 	@$(BIN)/python -m pytest -m slow

@@ -1,4 +1,8 @@
-"""With CI=true, a test that would be skipped because something is missing fails instead."""
+"""
+What CI=true changes: a test that would be skipped because something is missing fails.
+
+A test that passed only when it was run again is shown with what it failed with at first.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from _pytest.reports import CollectReport, TestReport
+    from _pytest.terminal import TerminalReporter
 
 pytest_plugins = ("engines.fixtures",)
 
@@ -36,3 +41,11 @@ def pytest_make_collect_report() -> Generator[None, CollectReport, CollectReport
     report = yield
     _refuse_missing(report)
     return report
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    failed = {report.nodeid for report in terminalreporter.stats.get("failed", [])}
+    for report in terminalreporter.stats.get("rerun", []):
+        if report.nodeid not in failed:
+            terminalreporter.section(f"PASSED ONLY THE SECOND TIME: {report.nodeid}")
+            terminalreporter.line(report.longreprtext)
