@@ -50,7 +50,6 @@ def test_nothing_is_left_when_a_test_run_ends_with(how, tmp_path):
         skip_without(kind)
     told = tmp_path / "told.json"
     (tmp_path / "test_inner.py").write_text(INNER.format(how=how, told=str(told)))
-    segments = shared_segments()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "engines.fixtures"]
     environ = os.environ | {"PYTHONPATH": str(TESTS)}
     done = subprocess.run(
@@ -67,7 +66,7 @@ def test_nothing_is_left_when_a_test_run_ends_with(how, tmp_path):
     engines = json.loads(told.read_text())
     assert [len(engine["pids"]) for engine in engines] == [1, 1]
     deadline = time.monotonic() + DEADLINE_S
-    while left := remains(engines) + sorted(shared_segments() - segments):
+    while left := remains(engines):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
 
@@ -75,14 +74,14 @@ def test_nothing_is_left_when_a_test_run_ends_with(how, tmp_path):
 def remains(engines):
     left = [engine["directory"] for engine in engines if Path(engine["directory"]).exists()]
     left += [str(path) for engine in engines for path in Path("/dev/shm").glob(f"*-{engine['port']}-*")]
-    return left + [str(pid) for engine in engines for pid in engine["pids"] if _processes.family(pid)]
+    pids = {pid for engine in engines for pid in engine["pids"]}
+    return left + [str(pid) for pid in pids if _processes.family(pid)] + segments_of(pids)
 
 
-def shared_segments():
-    """Return the segments of System V's shared memory that no living process made."""
-    lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
-    rows = [line.split() for line in lines]
-    return {row[1] for row in rows if _processes.look(int(row[4])) is None}
+def segments_of(pids):
+    """Return the segments of System V's shared memory that these processes made."""
+    rows = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
+    return [f"segment {row[1]}" for row in rows if int(row[4]) in pids]
 
 
 def test_an_engine_that_does_not_start_says_why_and_leaves_nothing(tmp_path):
