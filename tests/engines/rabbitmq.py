@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -72,7 +73,7 @@ class Broker(Engine):
 
     def evaluate(self, expression: str, timeout_s: float = 60) -> str:
         """Evaluate Erlang in the broker, in some milliseconds, and return the value as Erlang writes it."""
-        said = self._call([*self._caller(), "-e"], text=expression + "\n", timeout_s=timeout_s)
+        said = self._ask_erlang("-e", text=expression + "\n", timeout_s=timeout_s)
         if not (said.startswith("{ok, ") and said.endswith("}")):
             raise EngineFailed(f"{self.NAME} answered {said} to {expression}")
         return said.removeprefix("{ok, ").removesuffix("}")
@@ -146,10 +147,19 @@ class Broker(Engine):
     def _has_booted(self) -> bool:
         """Say whether the node answers that it runs; after a kill, its port may be open before it takes calls."""
         try:
-            return self._call([*self._caller(), "-a", "rabbit is_running []"]) == "true"
+            return self._ask_erlang("-a", "rabbit is_running []", tries=1) == "true"
         except EngineFailed:
             return False
 
-    def _caller(self) -> list[str]:
+    def _ask_erlang(self, *arguments: str, text: str = "", timeout_s: float = 60, tries: int = 5) -> str:
+        """Have the node do something, which it has not when it refuses the connection, as a busy one may."""
         cookie = (self.directory / ".erlang.cookie").read_text(encoding="ascii")
-        return ["erl_call", "-sname", self._node, "-c", cookie]
+        command = ["erl_call", "-sname", self._node, "-c", cookie, *arguments]
+        for _ in range(tries - 1):
+            try:
+                return self._call(command, text=text, timeout_s=timeout_s)
+            except EngineFailed as error:
+                if "failed to connect" not in str(error) or not self.is_running:
+                    raise
+            time.sleep(1)
+        return self._call(command, text=text, timeout_s=timeout_s)
