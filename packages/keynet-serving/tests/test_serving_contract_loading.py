@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import re
 
 import numpy as np
 import pytest
@@ -85,13 +84,13 @@ def test_a_configuration_that_does_not_fit_is_refused_with_the_reason(models, as
     models.identity("misfit", config=config)
     message = refusal(ask, "misfit")
     assert message.startswith("load failed for model 'misfit': version 1 is at UNAVAILABLE state: ")
-    assert text in re.sub(r", (?=-?\d)", ",", message)
+    assert text in message
     assert not ask.call("is_model_ready", "misfit")
 
 
 def test_batching_over_a_fixed_first_axis_is_refused(models, ask):
     models.identity("fixed", shape=[2, 2], config=FULL)
-    assert "the first dimension must be -1; but shape expected by the model is [2" in refusal(ask, "fixed")
+    assert "the first dimension must be -1; but shape expected by the model is [2,2]" in refusal(ask, "fixed")
 
 
 def test_a_failed_reload_keeps_what_serves(models, ask):

@@ -132,17 +132,17 @@ def test_parameters_and_optimization_reach_the_session(models, server):
         (
             FULL.replace("dims: [2]", "dims: [1, 2]"),
             (
-                "model 'm', tensor 'x': the model expects 2 dimensions (shape [-1, 2]) but the model "
+                "model 'm', tensor 'x': the model expects 2 dimensions (shape [-1,2]) but the model "
                 "configuration specifies 3 dimensions (an initial batch dimension because max_batch_size > 0 "
-                "followed by the explicit tensor shape, making complete shape [-1, 1, 2])"
+                "followed by the explicit tensor shape, making complete shape [-1,1,2])"
             ),
         ),
-        (FULL.replace("dims: [2]", "dims: [3]"), "making complete shape [-1, 3])"),
-        (FULL.replace("dims: [2]", "dims: [-1]"), "making complete shape [-1, -1])"),
+        (FULL.replace("dims: [2]", "dims: [3]"), "making complete shape [-1,3])"),
+        (FULL.replace("dims: [2]", "dims: [-1]"), "making complete shape [-1,-1])"),
         (
             IO,
             (
-                "the model expects 2 dimensions (shape [-1, 2]) but the model configuration specifies 1 "
+                "the model expects 2 dimensions (shape [-1,2]) but the model configuration specifies 1 "
                 "dimensions (shape [2])"
             ),
         ),

@@ -195,6 +195,55 @@ def test_an_empty_tensor_is_a_tensor_where_there_is_no_batch(asker, kind, engine
     assert answer.shape == (0, 2)
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory, models_in, serving):
+    """Models that have BF16 and STRING at once, which ONNX Runtime's binding takes each in another way."""
+    from onnx import helper
+
+    repository = tmp_path_factory.mktemp("mixed")
+    half, text = DataType.BF16.onnx, DataType.STRING.onnx
+    rows = ["batch", 2]
+    models_in(repository).write(
+        "takes",
+        [
+            helper.make_node("Cast", ["half"], ["number"], to=DataType.FP32.onnx),
+            helper.make_node("Identity", ["text"], ["said"]),
+        ],
+        [("half", half, rows), ("text", text, rows)],
+        [("number", DataType.FP32.onnx, rows), ("said", text, rows)],
+    )
+    models_in(repository).write(
+        "crossed",
+        [
+            helper.make_node("Cast", ["text"], ["number"], to=DataType.FP32.onnx),
+            helper.make_node("Cast", ["number"], ["half"], to=half),
+        ],
+        [("text", text, rows)],
+        [("half", half, rows)],
+    )
+    with serving(repository, "*") as engine:
+        yield engine
+
+
+def test_bf16_and_text_are_taken_together(asker, kind, mixed):
+    half = np.array([[1.5, -2]], DataType.BF16.to_numpy())
+    answer = asker(kind, mixed).infer("takes", {"half": half, "text": np.array([["a", "ä"]], np.object_)})
+    assert answer.as_numpy("number").tolist() == [[1.5, -2]]
+    assert answer.as_numpy("said").tolist() == [[b"a", "ä".encode()]]
+
+
+def test_text_in_and_bf16_out_is_refused_at_load_with_the_reason(asker, mixed):
+    reason = (
+        "Unsupported: input 'text' is STRING and output 'half' is BF16, which ONNX Runtime cannot have in one run "
+        "from Python; add a Cast to FP32 in front of the output"
+    )
+    told = {row["name"]: row for row in asker("http", mixed).call("get_model_repository_index")}
+    assert (told["crossed"]["state"], told["crossed"]["reason"]) == ("UNAVAILABLE", reason)
+    status, text = mixed.error("POST", "/v2/repository/models/crossed/load")
+    assert status == 400
+    assert text == f"load failed for model 'crossed': version 1 is at UNAVAILABLE state: {reason};\n"
+
+
 @pytest.mark.parametrize("dtype", list(VALUES), ids=lambda dtype: dtype.name)
 def test_calls_in_process_take_every_type(engine, dtype):
     with ModelServer(engine.repository) as server:

@@ -279,3 +279,16 @@ def test_bfloat16_goes_in_and_comes_out(tmp_path):
     assert answered.dtype == ml_dtypes.bfloat16
     assert answered.tolist() == [[3.0, -4.0]]
     assert run_onnx(tmp_path / "model.onnx", {"x": x[:0], "factor": np.array([2], np.float32)})["y"].shape == (0, 2)
+
+
+def test_bfloat16_goes_in_beside_text(tmp_path):
+    nodes = [
+        helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT),
+        helper.make_node("Identity", ["text"], ["said"]),
+    ]
+    kinds = [value("x", ["n", 2], TensorProto.BFLOAT16), value("text", ["n"], TensorProto.STRING)]
+    graph = helper.make_graph(nodes, "main", kinds, [value("y", ["n", 2]), value("said", ["n"], TensorProto.STRING)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    inputs = {"x": np.array([[1.5, -2.0]], dtype=ml_dtypes.bfloat16), "text": np.array(["a"], np.object_)}
+    answered = run_onnx(saved(tmp_path, model), inputs)
+    assert (answered["y"].tolist(), answered["said"].tolist()) == ([[1.5, -2.0]], ["a"])

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from keynet_core import DataType
+from keynet_serving._contract import to_text
 from keynet_serving._errors import RequestRefused
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _to_array(contract: Contract, request: InferRequest, given: InferInput) -> A
         raise _refuse(
             request,
             f"unexpected shape for input '{given.name}' for model '{contract.model}'. "
-            f"Expected {_shape(tensor.shape)}, got {_shape(given.shape)}. {note}",
+            f"Expected {to_text(tensor.shape)}, got {to_text(given.shape)}. {note}",
         )
     return tensor.to_graph(_decode(contract, request, given, tensor))
 
@@ -194,7 +195,3 @@ def _split(contract: Contract, request: InferRequest, given: InferInput) -> list
 
 def _listed(names: list[str]) -> str:
     return f"[{','.join(repr(name) for name in names)}]"
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"[{','.join(map(str, shape))}]"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from keynet_core import DataType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -106,3 +106,8 @@ class Contract:
             inputs=rows(config.input),
             outputs=rows(config.output),
         )
+
+
+def to_text(shape: Sequence[int]) -> str:
+    """Return a shape as Triton writes it: `[-1,2]`."""
+    return f"[{','.join(map(str, shape))}]"

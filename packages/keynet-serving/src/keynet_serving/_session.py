@@ -86,7 +86,9 @@ class Session:
         self._ort_value = onnxruntime.OrtValue
         self.inputs = tuple(map(_to_tensor, session.get_inputs()))
         self.outputs = tuple(map(_to_tensor, session.get_outputs()))
-        self._uses_bf16 = any(tensor.dtype is DataType.BF16 for tensor in (*self.inputs, *self.outputs))
+        _refuse_mixture(self.inputs, self.outputs)
+        self._takes_bf16 = _first(self.inputs, DataType.BF16) is not None
+        self._gives_bf16 = _first(self.outputs, DataType.BF16) is not None
 
     @property
     def batch_symbol(self) -> str | None:
@@ -103,23 +105,30 @@ class Session:
             ModelFailed: ONNX Runtime refused or failed.
         """
         try:
-            if self._uses_bf16:
+            if self._gives_bf16:
                 return self._run_values(names, feeds)
-            outputs: list[Array] = self._session.run(names, feeds)
+            given = {name: self._to_feed(feed) for name, feed in feeds.items()} if self._takes_bf16 else feeds
+            outputs: list[Array] = self._session.run(names, given)
         except self._failures as error:
             raise ModelFailed(f"onnx runtime error: {error}") from error
         return outputs
 
     def _run_values(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        values = {name: self._to_value(feed) for name, feed in feeds.items()}
+        import numpy as np
+
+        given = {name: self._to_feed(feed) for name, feed in feeds.items()}
+        values = {
+            name: self._ort_value.ortvalue_from_numpy(feed) if isinstance(feed, np.ndarray) else feed
+            for name, feed in given.items()
+        }
         return [_from_value(value) for value in self._session.run_with_ort_values(names, values)]
 
-    def _to_value(self, feed: Array) -> Any:
+    def _to_feed(self, feed: Array) -> Any:
         import numpy as np
 
         feed = np.ascontiguousarray(feed)
         if feed.dtype.name != DataType.BF16.numpy_name:
-            return self._ort_value.ortvalue_from_numpy(feed)
+            return feed
         # ONNX Runtime's Python binding has no bfloat16: it is handed the same bits as uint16, with ONNX's type number.
         return self._ort_value.ortvalue_from_numpy_with_onnx_type(feed.view(np.uint16), DataType.BF16.onnx)
 
@@ -130,6 +139,21 @@ def run_failures() -> tuple[type[Exception], ...]:
 
     found = [each for each in vars(state).values() if isinstance(each, type) and issubclass(each, Exception)]
     return (*found, RuntimeError, TypeError, ValueError)
+
+
+def _refuse_mixture(inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor]) -> None:
+    """Refuse what the binding cannot run: it makes values, which alone can be bfloat16, of no text."""
+    text, bf16 = _first(inputs, DataType.STRING), _first(outputs, DataType.BF16)
+    if text is not None and bf16 is not None:
+        raise VersionRefused(
+            f"input '{text.name}' is STRING and output '{bf16.name}' is BF16, "
+            "which ONNX Runtime cannot have in one run from Python; add a Cast to FP32 in front of the output",
+            label="Unsupported",
+        )
+
+
+def _first(tensors: Sequence[GraphTensor], dtype: DataType) -> GraphTensor | None:
+    return next((tensor for tensor in tensors if tensor.dtype is dtype), None)
 
 
 def _from_value(value: Any) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from keynet_serving._contract import to_text
 from keynet_serving._errors import VersionRefused
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _check_shape(config: Any, row: Any, tensor: GraphTensor, *, is_exact: bool) 
     if is_batched and sizes[:1] != [-1]:
         raise VersionRefused(
             f"{where}: for the model to support batching the shape should have at least 1 dimension and the first "
-            f"dimension must be -1; but shape expected by the model is {sizes}"
+            f"dimension must be -1; but shape expected by the model is {to_text(sizes)}"
         )
     full = [-1, *dims] if is_batched else dims
     if not sizes and full in ([], [1]):
@@ -68,12 +69,12 @@ def _check_shape(config: Any, row: Any, tensor: GraphTensor, *, is_exact: bool) 
         return
     note = (
         " (an initial batch dimension because max_batch_size > 0 followed by the explicit tensor shape, "
-        f"making complete shape {full})"
+        f"making complete shape {to_text(full)})"
         if is_batched
-        else f" (shape {full})"
+        else f" (shape {to_text(full)})"
     )
     raise VersionRefused(
-        f"{where}: the model expects {len(sizes)} dimensions (shape {sizes}) "
+        f"{where}: the model expects {len(sizes)} dimensions (shape {to_text(sizes)}) "
         f"but the model configuration specifies {len(full)} dimensions{note}"
     )
 

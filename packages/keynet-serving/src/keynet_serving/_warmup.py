@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from keynet_core import DataType
+from keynet_serving._contract import to_text
 from keynet_serving._errors import ServingError, VersionRefused
 from keynet_serving._requests import InferInput, InferRequest
 
@@ -45,7 +46,7 @@ def _input(name: str, told: Any, rows: list[int], folder: ModelFolder) -> InferI
     shape = (*rows, *told.dims)
     count = math.prod(shape)
     if min(shape, default=0) < 0 or count * max(1, dtype.size_bytes) > MAX_WARMUP_BYTES:
-        raise VersionRefused(f"warmup input '{name}' has shape {list(shape)}, which is no size to warm up with")
+        raise VersionRefused(f"warmup input '{name}' has shape {to_text(shape)}, which is no size to warm up with")
     return InferInput(name=name, datatype=dtype.kserve, shape=shape, data=_data(told, dtype, count, folder))
 
 

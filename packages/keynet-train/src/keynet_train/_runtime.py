@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 _SILENT = 4
+_BF16, _TEXT = "tensor(bfloat16)", "tensor(string)"
 
 
 class OnnxSession:
@@ -55,14 +56,16 @@ class OnnxSession:
             GraphInvalid: The runtime refuses the inputs, or fails while it computes.
         """
         types = (*self._inputs.values(), *self._outputs.values())
-        run = self._run_values if "tensor(bfloat16)" in types else self._run_arrays
+        run = self._run_values if _BF16 in types and _TEXT not in self._inputs.values() else self._run_arrays
         try:
             return run(inputs)
         except Exception as error:
             raise GraphInvalid(f"ONNX Runtime cannot run the model: {_told(error)}") from error
 
     def _run_arrays(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        answered = self._session.run(None, dict(inputs))
+        # Text is taken as an array alone, bfloat16 as a value alone; a run that answers arrays takes both.
+        given = {name: _to_value(array) if array.dtype == "bfloat16" else array for name, array in inputs.items()}
+        answered = self._session.run(None, given)
         return dict(zip(self._outputs, answered, strict=True))
 
     def _run_values(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -95,7 +98,7 @@ def _to_value(array: Array) -> Any:
 def _to_array(value: Any) -> Array:
     import numpy as np
 
-    if value.data_type() != "tensor(bfloat16)":
+    if value.data_type() != _BF16:
         array: Array = value.numpy()
         return array
     shape = value.shape()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
-import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
-from keynet_core import Secret, make_private_directory
+from keynet_core import make_private_directory
 from keynet_train._autolog import import_mlflow_pytorch
-from keynet_train._errors import ModuleNotStored, TrackingFailed, TrackingUnreachable
+from keynet_train._errors import ModuleNotStored, TrackingFailed
 from keynet_train._mlflow_database import artifact_root, default_uri, prepare_database
+from keynet_train._patience import answering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,12 +24,8 @@ if TYPE_CHECKING:
     from keynet_core import Signature
     from keynet_train._settings import TrainSettings
 
-ANSWER_TIMEOUT_S = "4"
 DIGEST_TAG = "keynet.digest"
 PACKAGE_TAG = "keynet.package"
-
-_PATIENCE = threading.Lock()
-"""Held while MLflow's time-outs are ours: they are the process's environment."""
 
 _defaulted: set[str] = set()
 """Tracking URIs that were our default, so that another KEYNET_HOME in the same process is not mistaken for a choice."""
@@ -66,7 +61,7 @@ def open_experiment(settings: TrainSettings, name: str) -> Experiment:
     process, so that code after the call finds the run it made.
 
     Raises:
-        TrackingUnreachable: The tracking server does not answer within HEALTH_TIMEOUT_S seconds.
+        TrackingUnreachable: The tracking server takes no connection, or does not answer within seconds.
         TrackingFailed: MLflow refuses the experiment, for example because it was deleted.
     """
     import mlflow
@@ -74,7 +69,7 @@ def open_experiment(settings: TrainSettings, name: str) -> Experiment:
     home = settings.state_directory
     _choose_default(home)
     uri = mlflow.get_tracking_uri()
-    with _translating(f"experiment {name!r}"), _answering(uri):
+    with _translating(f"experiment {name!r}"), answering(uri):
         client = mlflow.MlflowClient()
         location = artifact_root(home) if _is_ours(uri, home) else None
         found = client.get_experiment_by_name(name) or _create_experiment(client, name, location)
@@ -95,49 +90,6 @@ def _create_experiment(client: mlflow.MlflowClient, name: str, location: str | N
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         return client.get_experiment_by_name(name)  # another training created it just now
-
-
-@contextmanager
-def _answering(uri: str) -> Iterator[None]:
-    """
-    Have MLflow wait seconds for its server, not minutes, and say so when it does not answer.
-
-    MLflow's own client makes the requests, so that certificates, proxies and credentials are as it reads them.
-    """
-    from mlflow.exceptions import MlflowException, RestException
-
-    parts = urlsplit(uri)
-    if parts.scheme not in {"http", "https"}:
-        yield
-        return
-    try:
-        with (
-            _PATIENCE,
-            _set_where_unset(MLFLOW_HTTP_REQUEST_TIMEOUT=ANSWER_TIMEOUT_S, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1"),
-        ):
-            yield
-    except RestException:
-        raise
-    except (MlflowException, OSError) as error:
-        bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        secret = parts.netloc.rpartition("@")[0]
-        told = str(error).replace(secret, Secret.MASK) if secret else str(error)
-        raise TrackingUnreachable(
-            f"the MLflow server at {bare} does not answer: {told[:300]}",
-            hint="start it, or unset MLFLOW_TRACKING_URI to work on .keynet/ in this directory",
-        ) from error
-
-
-@contextmanager
-def _set_where_unset(**variables: str) -> Iterator[None]:
-    """Set variables that the user has not, for the time of the block: MLflow takes these two no other way."""
-    fresh = {name: value for name, value in variables.items() if name not in os.environ}
-    os.environ.update(fresh)
-    try:
-        yield
-    finally:
-        for name in fresh:
-            os.environ.pop(name, None)
 
 
 @contextmanager
