@@ -17,6 +17,7 @@ from keynet_core import (
     ObjectCorrupt,
     ObjectInfo,
     ObjectMissing,
+    ObjectTooLarge,
     StoreError,
     StoreFull,
     StoreUnavailable,
@@ -145,8 +146,30 @@ def test_a_deleted_object_is_gone_and_may_be_deleted_again(store):
 
 def test_more_bytes_than_asked_for_are_refused(store):
     store.put("a", b"abc")
-    with pytest.raises(StoreError, match="larger than the 2 bytes"):
+    with pytest.raises(ObjectTooLarge, match="a is larger than the 2 bytes"):
         store.get("a", max_bytes=2)
+
+
+def test_what_is_refused_says_what_to_do_next(store, tmp_path):
+    store.put("a", b"abc")
+    (tmp_path / "source").write_bytes(b"abd")
+    asked = {
+        "has no object": lambda: store.get("b", max_bytes=1),
+        "no object": lambda: store.get_file("b", tmp_path / "t"),
+        "is larger": lambda: store.get("a", max_bytes=2),
+        "there is no file": lambda: store.put_file("a", tmp_path / "nowhere"),
+        "has sha256": lambda: store.put_file("a", tmp_path / "source", sha256=ABC.sha256),
+        "is no key": lambda: store.put("../a", b""),
+        "cannot expire": lambda: store.presign("a", expires_s=0),
+    }
+    hints = {}
+    for message, ask in asked.items():
+        with pytest.raises(StoreError, match=message) as caught:
+            ask()
+        hints[message] = caught.value.hint
+    assert all(hints.values()), hints
+    assert hints["has sha256"] == f"sha256sum {tmp_path / 'source'}"
+    assert hints["there is no file"] == f"ls -l {tmp_path}"
 
 
 def test_list_keeps_to_its_prefix_in_order(store):

@@ -96,7 +96,7 @@ def test_what_botocore_raises_is_translated(kind):
     assert type(caught.value) is MEANING[kind.__name__]
     assert caught.value.message.startswith("s3://bucket/a/b: ")
     assert caught.value.__cause__ is error
-    assert caught.value.hint or type(caught.value) is StoreError
+    assert caught.value.hint
 
 
 def test_what_is_not_botocores_goes_its_way():
@@ -193,6 +193,7 @@ def test_an_answer_with_a_code_has_its_meaning(answering, asking, status, code, 
     with pytest.raises(StoreError) as caught:
         asking.get("a", max_bytes=1)
     assert type(caught.value) is kind
+    assert caught.value.hint
     assert "bucket" in caught.value.message
     if kind is not ObjectMissing and code != "NoSuchBucket":
         assert f"{status} {code}: because" in caught.value.message
@@ -207,6 +208,14 @@ def test_an_answer_without_a_body_has_the_meaning_of_its_status(answering, askin
     with pytest.raises(StoreError) as caught:
         asking.stat("a")
     assert type(caught.value) is kind
+
+
+def test_a_missing_object_names_the_command_that_lists_what_is_there(answering, asking):
+    answering.refuse(404, "NoSuchKey")
+    for key, folder in (("cats/a b/1.png", "'s3://bucket/cats/a b/'"), ("a", "s3://bucket/")):
+        with pytest.raises(ObjectMissing) as caught:
+            asking.get(key, max_bytes=1)
+        assert caught.value.hint == f"aws --endpoint-url {answering.url} s3 ls {folder}"
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

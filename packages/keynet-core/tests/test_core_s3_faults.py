@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shutil
 import socket
 import ssl
 import subprocess
 import threading
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
+from botocore.response import StreamingBody
 
 from keynet_core import ObjectCorrupt, ObjectMissing, S3Settings, StoreUnavailable
+from keynet_core._s3_body import pieces_of
 from keynet_core._s3_store import S3Store
 from keynet_core._s3_transfers import Transfers
 
 SMALL, LARGE = 100_000, 12_000_000
 MARK = b"=marked="
+CUT, DRIP = "cut", "drip"
 SERVERS = pytest.mark.parametrize("engine", ["ceph", "swift"])
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE])
 
@@ -31,17 +37,26 @@ class Line:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.getsockname()[1]}"
         self._lock = threading.Lock()
-        self._left, self._toward, self._change = 0, "", None
+        self._left, self._toward, self._pattern, self._other = 0, "", MARK, CUT
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
     def cut(self, toward, times):
         """End the connection in the middle of marked bytes, so often."""
-        self._left, self._toward, self._change = times, toward, None
+        self.rewrite(toward, times, MARK, CUT)
+
+    def drip(self, toward, times):
+        """Hand on what follows a mark one byte at a time, so often; all in half a minute, so that who waits is told."""
+        self._drips_until_s = time.monotonic() + 30
+        self.rewrite(toward, times, MARK, DRIP)
 
     def flip(self, toward, times):
-        """Change one of the marked bytes, so often."""
-        self._left, self._toward, self._change = times, toward, lambda data: data.replace(MARK, b"=MARKED=", 1)
+        """Change some of the marked bytes, so often."""
+        self.rewrite(toward, times, MARK, b"=MARKED=")
+
+    def rewrite(self, toward, times, pattern, other):
+        """Put other bytes where a pattern is, so often."""
+        self._left, self._toward, self._pattern, self._other = times, toward, pattern, other
 
     def close(self):
         self._server.close()
@@ -62,15 +77,26 @@ class Line:
     def _carry(self, source, target, toward):
         with suppress(OSError):
             while data := source.recv(65536):
-                if MARK in data and self._takes(toward):
-                    if self._change is None:
+                if (found := re.search(self._pattern, data)) and self._takes(toward):
+                    if self._other == CUT:
                         target.sendall(data[: len(data) // 2])
                         break
-                    data = self._change(data)
+                    if self._other == DRIP:
+                        data = self._drip(target, data, found.start())
+                    else:
+                        data = re.sub(self._pattern, self._other, data)
                 target.sendall(data)
         for each in (source, target):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+    def _drip(self, target, data, start):
+        target.sendall(data[:start])
+        while start < len(data) and time.monotonic() < self._drips_until_s:
+            target.sendall(data[start : start + 1])
+            start += 1
+            time.sleep(0.02)
+        return data[start:]
 
     def _takes(self, toward):
         with self._lock:
@@ -138,6 +164,51 @@ def test_harm_without_end_is_an_error_and_leaves_no_file(good, bad, line, size, 
 
 @SERVERS
 @SIZES
+def test_a_body_that_drips_is_given_up(good, bad, line, size, tmp_path):
+    """A socket's time-out begins again with every byte."""
+    good.put("a", marked(size))
+    bad = split(bad, replace(bad._bucket.settings, timeout_s=0.3))
+    line.drip("client", -1)
+    for ask in (lambda: bad.get("a", max_bytes=size), lambda: bad.get_file("a", tmp_path / "a")):
+        with pytest.raises(StoreUnavailable):
+            ask()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+@SIZES
+def test_a_body_that_dripped_once_is_asked_for_again(good, bad, line, size, tmp_path):
+    info = good.put("a", marked(size))
+    bad = split(bad, replace(bad._bucket.settings, timeout_s=5.0))
+    line.drip("client", 1)
+    assert bad.get_file("a", tmp_path / "a") == info
+    assert (tmp_path / "a").read_bytes() == marked(size)
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+def test_an_object_of_another_tool_that_drips_is_given_up_too(good, bad, line, ceph):
+    bucket, _, prefix = good.url.removeprefix("s3://").partition("/")
+    ceph.client().put_object(Bucket=bucket, Key=f"{prefix}/a", Body=marked(SMALL))
+    bad = split(bad, replace(bad._bucket.settings, timeout_s=0.3))
+    line.drip("client", -1)
+    with pytest.raises(StoreUnavailable):
+        bad.stat("a")
+
+
+class OldStream:
+    """As urllib3 before 2.1 has it: without `read1`."""
+
+    def __init__(self, data):
+        self.read = io.BytesIO(data).read
+
+
+def test_an_older_urllib3_reads_bodies_too():
+    response = {"Body": StreamingBody(OldStream(b"abc"), 3), "ContentLength": 3}
+    assert list(pieces_of(response, "a", timeout_s=1)) == [b"abc"]
+
+
+@SERVERS
+@SIZES
 def test_bytes_that_change_on_their_way_there_are_never_stored(good, bad, line, size, tmp_path):
     """The server compares each body with the digest that was signed."""
     data = marked(size)
@@ -156,6 +227,39 @@ def test_a_body_that_breaks_off_on_its_way_there_is_sent_again(good, bad, line, 
     line.cut("server", 2)
     info = bad.put("a", marked(size))
     assert good.stat("a") == good.get_file("a", tmp_path / "a") == info
+
+
+@contextmanager
+def heads_of(store):
+    """Yield the requests for what an object is that the store's client begins."""
+    asked, events = [], store._bucket.client.meta.events
+
+    def note(params, **_told):
+        asked.append(params["url_path"])
+
+    events.register("before-call.s3.HeadObject", note)
+    try:
+        yield asked
+    finally:
+        events.unregister("before-call.s3.HeadObject", note)
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+def test_an_etag_that_is_no_md5_has_the_server_asked_what_it_has(good, bad, line):
+    """As with encryption by a key of the server's."""
+    with heads_of(bad) as asked:
+        bad.put("a", b"abc")
+        assert asked == []
+        line.rewrite("client", 1, rb'"[0-9a-f]{32}"', b'"' + b"0" * 32 + b'"')
+        assert bad.put("a", b"abc") == good.stat("a")
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+def test_a_server_that_has_something_else_than_was_sent_is_found_out(good, bad, line):
+    line.rewrite("client", -1, rb'"[0-9a-f]{32}"|(?<=keynet-sha256: )[0-9a-f]{64}', b"0")
+    with pytest.raises(StoreUnavailable, match="is not what was stored there"):
+        bad.put("a", b"abc")
 
 
 @pytest.mark.parametrize("engine", ["ceph"])

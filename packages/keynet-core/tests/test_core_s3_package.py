@@ -12,6 +12,8 @@ import pytest
 from keynet_core import (
     ModelPackage,
     ObjectMissing,
+    PackageCorrupt,
+    PackageInvalid,
     StoreUnavailable,
     download_package,
     open_store,
@@ -73,6 +75,45 @@ def test_a_package_goes_there_and_comes_back(open_engine, engine, package, tmp_p
     with sent_by(store) as sent:
         upload_package(package, store)
     assert sent == []
+
+
+@contextmanager
+def requests_of(store):
+    """Yield the names of the requests that the store's client makes."""
+    asked, events = [], store._bucket.client.meta.events
+
+    def note(model, **_told):
+        asked.append(model.name)
+
+    events.register("before-call.s3", note)
+    try:
+        yield asked
+    finally:
+        events.unregister("before-call.s3", note)
+
+
+@pytest.mark.parametrize("engine", ["ceph", "swift"])
+def test_a_manifest_is_read_with_one_request_and_too_large_a_one_not_at_all(open_engine, engine, package):
+    store = open_engine(engine)
+    upload_package(package, store)
+    with requests_of(store) as asked:
+        assert read_manifest(store, package.manifest.name, package.digest) == package.manifest
+    assert asked == ["GetObject"]
+    store.put(f"{key_of(package)}/manifest.json", b" " * (4 * 1024 * 1024 + 1))
+    with pytest.raises(PackageInvalid, match="has over 4194304 bytes"):
+        read_manifest(store, package.manifest.name, package.digest)
+
+
+def test_a_damaged_manifest_is_a_corrupt_package_and_repaired_by_the_next_upload(ceph, open_engine, package, tmp_path):
+    store = open_engine("ceph")
+    upload_package(package, store)
+    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+    place = {"Bucket": bucket, "Key": f"{prefix}/{key_of(package)}/manifest.json"}
+    ceph.client().put_object(**place, Body=package.manifest.to_json() + b" ", Metadata={"keynet-sha256": "0" * 64})
+    with pytest.raises(PackageCorrupt, match="the manifest of package mnist is damaged"):
+        fetch(store, package, tmp_path / "damaged")
+    upload_package(package, store)
+    fetch(store, package, tmp_path / "fetched").verify()
 
 
 KILLED = """

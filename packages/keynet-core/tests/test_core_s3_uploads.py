@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keynet_core import ObjectCorrupt, ObjectInfo, S3Settings, StoreUnavailable, read_settings
+from keynet_core._s3_multipart import begin
 from keynet_core._s3_store import S3Store
 from keynet_core._s3_transfers import Transfers
 
@@ -77,18 +78,36 @@ def place_of(store, key):
     return {"Bucket": bucket, "Key": f"{prefix}/{key}"}
 
 
-def unfinished(store, behind, key="a"):
-    place = place_of(store, key)
-    told = behind.list_multipart_uploads(Bucket=place["Bucket"], Prefix=place["Key"])
-    return [each["UploadId"] for each in told.get("Uploads", ())]
+def left_over(store, behind):
+    """Return the unfinished uploads of all keys, as key and id."""
+    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+    told = behind.list_multipart_uploads(Bucket=bucket, Prefix=f"{prefix}/").get("Uploads", ())
+    return [(each["Key"].removeprefix(f"{prefix}/"), each["UploadId"]) for each in told]
 
 
-def begin(behind, place, parts, metadata=None):
+def unfinished(store, behind):
+    """Return the unfinished uploads of the object."""
+    return [upload for key, upload in left_over(store, behind) if key == "a"]
+
+
+def begin_elsewhere(behind, place, parts):
     """Begin an upload as another tool does, with these bytes as its parts."""
-    upload = behind.create_multipart_upload(**place, Metadata=metadata or {})["UploadId"]
+    upload = behind.create_multipart_upload(**place)["UploadId"]
+    send(behind, place, upload, parts)
+    return upload
+
+
+def begin_here(store, behind, parts):
+    """Begin an upload of the file as keynet does, with these bytes as its parts."""
+    place = place_of(store, "a")
+    upload = begin(store._bucket, place["Key"], INFO).id
+    send(behind, place, upload, parts)
+    return upload
+
+
+def send(behind, place, upload, parts):
     for number, data in parts.items():
         behind.upload_part(**place, UploadId=upload, PartNumber=number, Body=data)
-    return upload
 
 
 def assert_right(store, tmp_path):
@@ -102,40 +121,92 @@ from pathlib import Path
 from keynet_core import S3Settings, read_settings
 from keynet_core._s3_store import S3Store
 from keynet_core._s3_transfers import Transfers
-bucket, prefix, source, part = sys.argv[1:]
+bucket, prefix, source, part, event, number = sys.argv[1:]
 cut = Transfers(part_bytes=int(part), workers=2)
 store = S3Store(bucket, prefix, settings=read_settings(S3Settings, os.environ), transfers=cut)
-count = threading.Semaphore(4)
+left = threading.Semaphore(int(number))
 def note(**told):
-    if not count.acquire(blocking=False):
+    if not left.acquire(blocking=False):
         os.kill(os.getpid(), signal.SIGKILL)
-store._bucket.client.meta.events.register("after-call.s3.UploadPart", note)
+store._bucket.client.meta.events.register(event, note)
 store.put_file("a", Path(source))
 """
 
 
+@pytest.fixture
+def kill(store, source, python):
+    """Return a function that stores the source in a process that is killed when an event happened so often before."""
+
+    def kill_at(event="after-call.s3.UploadPart", number=4):
+        bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+        done = python(KILLED, bucket, prefix, source, PART, event, number)
+        assert done.returncode == -9, done.stderr
+
+    return kill_at
+
+
 @SERVERS
-def test_a_killed_upload_is_gone_on_with(store, behind, source, tmp_path, python):
-    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
-    assert python(KILLED, bucket, prefix, source, PART).returncode == -9
+def test_a_killed_upload_is_gone_on_with(store, behind, source, tmp_path, kill):
+    kill()
     assert store.stat("a") is None
+    assert list(store.list("")) == []
     assert len(unfinished(store, behind)) == 1
     with sent_by(store) as sent:
         assert store.put_file("a", source) == INFO
     assert 1 <= sent[0] <= PARTS - 4
     assert_right(store, tmp_path)
-    assert unfinished(store, behind) == []
+    assert left_over(store, behind) == []
 
 
 @SERVERS
-def test_a_killed_upload_of_another_file_is_not_gone_on_with(store, behind, source, tmp_path, python):
-    bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
-    assert python(KILLED, bucket, prefix, source, PART).returncode == -9
+def test_a_killed_upload_of_another_file_is_not_gone_on_with(store, behind, source, tmp_path, kill):
+    kill()
     source.write_bytes(os.urandom(len(DATA)))
     with sent_by(store) as sent:
         info = store.put_file("a", source)
     assert sent[0] == PARTS
     assert store.stat("a") == store.get_file("a", tmp_path / "back") == info
+
+
+@SERVERS
+def test_a_killed_upload_of_a_file_that_begins_alike_never_lends_its_digest(store, behind, source, tmp_path, kill):
+    """What an object carries was told when its upload began: no moment may be, in which it is another file's."""
+    kill()
+    begun = unfinished(store, behind)
+    other = DATA[:-1000] + os.urandom(1000)
+    source.write_bytes(other)
+    kill("after-call.s3.CompleteMultipartUpload", 0)
+    info = ObjectInfo(size_bytes=len(other), sha256=hashlib.sha256(other).hexdigest())
+    assert store.stat("a") == store.get_file("a", tmp_path / "back") == info
+    assert unfinished(store, behind) == begun
+
+    source.write_bytes(DATA)
+    with sent_by(store) as sent:
+        assert store.put_file("a", source) == INFO
+    assert sent[0] <= PARTS - 4
+    assert_right(store, tmp_path)
+
+
+MOMENTS = [
+    ("after-call.s3.CreateMultipartUpload", 0),
+    ("after-call.s3.CreateMultipartUpload", 1),
+    ("after-call.s3.UploadPart", 0),
+    ("before-call.s3.CompleteMultipartUpload", 0),
+    ("after-call.s3.CompleteMultipartUpload", 0),
+    ("after-call.s3.AbortMultipartUpload", 0),
+]
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+@pytest.mark.parametrize(("event", "number"), MOMENTS)
+def test_whenever_it_is_killed_the_next_upload_leaves_the_object_and_nothing_else(
+    store, behind, source, tmp_path, kill, event, number
+):
+    kill(event, number)
+    assert store.stat("a") in {None, INFO}
+    assert cut(store.url, abandoned_s=-60.0).put_file("a", source) == INFO
+    assert_right(store, tmp_path)
+    assert left_over(store, behind) == []
 
 
 WRONG = {
@@ -151,7 +222,7 @@ WRONG = {
 @pytest.mark.parametrize("engine", ["ceph"])
 @pytest.mark.parametrize("parts", WRONG.values(), ids=WRONG)
 def test_parts_that_are_not_the_files_are_never_believed(store, behind, source, tmp_path, parts):
-    upload = begin(behind, place_of(store, "a"), parts, {"keynet-sha256": INFO.sha256})
+    upload = begin_here(store, behind, parts)
     with sent_by(store) as sent:
         assert store.put_file("a", source) == INFO
     assert sent[0] == PARTS
@@ -162,21 +233,31 @@ def test_parts_that_are_not_the_files_are_never_believed(store, behind, source, 
 @SERVERS
 def test_an_abandoned_upload_that_does_not_fit_is_removed(store, behind, source, tmp_path):
     place = place_of(store, "a")
-    begin(behind, place, WRONG["other bytes"])
-    begin(behind, {**place, "Key": f"{place['Key']}b"}, WRONG["other bytes"])
+    begin_elsewhere(behind, place, WRONG["other bytes"])
+    begin_here(store, behind, WRONG["other bytes"])
+    other = begin_elsewhere(behind, {**place, "Key": f"{place['Key']}b"}, WRONG["other bytes"])
     assert cut(store.url, abandoned_s=-60.0).put_file("a", source) == INFO
     assert_right(store, tmp_path)
-    assert len(unfinished(store, behind)) == 1, "that of the other key"
+    assert left_over(store, behind) == [("ab", other)]
 
 
 @SERVERS
-def test_an_upload_begun_with_another_digest_ends_with_the_right_one(store, behind, source, tmp_path):
+def test_an_upload_that_does_not_tell_for_which_digest_is_not_gone_on_with(store, behind, source, tmp_path):
     """Parts that fit say nothing of the metadata, which was given when the upload began."""
-    begin(behind, place_of(store, "a"), {1: DATA[:PART], 3: DATA[2 * PART : 3 * PART]}, {"keynet-sha256": "0" * 64})
+    begun = begin_elsewhere(behind, place_of(store, "a"), {1: DATA[:PART], 3: DATA[2 * PART : 3 * PART]})
     with sent_by(store) as sent:
         assert store.put_file("a", source) == INFO
-    assert sent[0] == PARTS - 2 + PARTS
+    assert sent[0] == PARTS
     assert_right(store, tmp_path)
+    assert left_over(store, behind) == [("a", begun)], "it may be somebody's who is still at it"
+
+
+@SERVERS
+@pytest.mark.parametrize("length", [900, 970], ids=["for Swift", "at all"])
+def test_a_key_that_leaves_no_room_for_a_label_is_stored_all_the_same(store, behind, source, length):
+    key = "k" * (length - len(place_of(store, "")["Key"]))
+    assert store.put_file(key, source) == store.stat(key) == INFO
+    assert left_over(store, behind) == []
 
 
 @SERVERS
@@ -190,6 +271,7 @@ def test_an_upload_that_somebody_aborts_begins_again(store, behind, source, tmp_
     with during(store, "after-call.s3.UploadPart", abort):
         assert store.put_file("a", source) == INFO
     assert_right(store, tmp_path)
+    assert left_over(store, behind) == []
 
 
 @SERVERS
@@ -207,6 +289,7 @@ def test_an_upload_that_somebody_completes_is_done(store, behind, source, tmp_pa
         assert store.put_file("a", source) == INFO
     assert completed[0] == 1
     assert_right(store, tmp_path)
+    assert left_over(store, behind) == []
 
 
 @SERVERS
@@ -227,7 +310,7 @@ def test_a_file_that_changes_while_it_is_stored_is_not_stored(store, behind, sou
     with during(store, "before-call.s3.UploadPart", spoil), pytest.raises(ObjectCorrupt):
         store.put_file("a", source)
     assert store.stat("a") is None
-    assert unfinished(store, behind) == []
+    assert left_over(store, behind) == []
 
 
 @pytest.mark.parametrize("engine", ["ceph"])

@@ -11,6 +11,7 @@ KeynetError
 ├── StoreError
 │   ├── ObjectMissing
 │   ├── ObjectCorrupt
+│   ├── ObjectTooLarge
 │   ├── StoreForbidden
 │   ├── StoreUnavailable
 │   │   └── StoreFull
@@ -104,6 +105,12 @@ class ObjectCorrupt(StoreError):
     """Raised when bytes on their way into or out of an object store do not have the digest that they should have."""
 
     code = "store.object_corrupt"
+
+
+class ObjectTooLarge(StoreError):
+    """Raised when an object has more bytes than were asked for at most."""
+
+    code = "store.object_too_large"
 
 
 class StoreForbidden(StoreError):

@@ -25,6 +25,8 @@ _NO_ANSWER = {
     *("ServiceRequestError", "ServiceResponseError", "IncompleteReadError"),
 }
 _NO_KEYS = {"PermissionError", "GoogleAuthError", "ClientAuthenticationError"}
+LOOK = "look at the address of the store, and at what the bucket has"
+AGAIN = "try again; if it stays so, look at the status page of the service"
 _KEYS_HINT = "set GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_CONNECTION_STRING, to keys that may use this store"
 
 
@@ -44,14 +46,14 @@ def _of(error: BaseException, path: str) -> StoreError:
     status = _status_of(error)
     told = f"{path}: {str(error)[:300] or type(error).__name__}"
     if isinstance(error, FileNotFoundError | NotADirectoryError) or status == 404:
-        return ObjectMissing(f"the store has no object {path}")
+        return ObjectMissing(f"the store has no object {path}", hint=LOOK)
     if getattr(error, "errno", None) in FULL or status in {413, 507}:
-        return StoreFull(told)
+        return StoreFull(told, hint="make room, or raise the quota of the bucket")
     if kinds & _NO_ANSWER or status in {408, 429} or status >= 500:
-        return StoreUnavailable(told)
+        return StoreUnavailable(told, hint=AGAIN)
     if kinds & _NO_KEYS or status in {401, 403}:
         return StoreForbidden(told, hint=_KEYS_HINT)
-    return StoreUnavailable(told) if isinstance(error, OSError) else StoreError(told)
+    return StoreUnavailable(told, hint=AGAIN) if isinstance(error, OSError) else StoreError(told, hint=LOOK)
 
 
 def _status_of(error: BaseException) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import closing, contextmanager
 from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Self
 
 from keynet_core._durable import replacing, sha256_of
@@ -22,12 +23,13 @@ from keynet_core._errors import (
     StoreUnsupported,
 )
 from keynet_core._file_errors import refuse_no_file, translating_files
-from keynet_core._fsspec_errors import translating_fsspec
+from keynet_core._fsspec_errors import AGAIN, LOOK, translating_fsspec
 from keynet_core._objects import (
     ObjectInfo,
     copy_through_a_file,
     is_key,
     refuse_other_bytes,
+    refuse_over,
     to_expires_s,
     to_key,
     to_prefix,
@@ -117,13 +119,14 @@ class FsspecStore:
         refuse_no_file(source, key)
         with translating_files(key, source.parent):
             info = ObjectInfo(size_bytes=source.stat().st_size, sha256=sha256_of(source))
-        refuse_other_bytes(source, info.sha256, sha256)
+        hint = f"sha256sum {quote(str(source))}"
+        refuse_other_bytes(source, info.sha256, sha256, hint=hint)
         with metered(f"storing {key}", info.size_bytes) as advance, _putting(path):
             self._filesystem().put_file(str(source), path)
             advance(info.size_bytes)
         try:
             with translating_files(key, source.parent):
-                refuse_other_bytes(source, sha256_of(source), info.sha256)
+                refuse_other_bytes(source, sha256_of(source), info.sha256, hint=hint)
         except ObjectCorrupt:
             self.delete(key)  # what was sent is neither the file that was nor the one that is
             raise
@@ -133,8 +136,7 @@ class FsspecStore:
         """Return the bytes under a key."""
         path = self._path(key)
         size_bytes = self._size_of(path)
-        if size_bytes > max_bytes:
-            raise StoreError(f"{key} is larger than the {max_bytes} bytes asked for")
+        refuse_over(key, size_bytes, max_bytes)
         with translating_fsspec(path):
             data: bytes = self._filesystem().cat_file(path)
         _refuse_truncated(path, len(data), size_bytes)
@@ -202,19 +204,22 @@ class FsspecStore:
             with translating_fsspec(path):
                 url: str = self._filesystem().sign(path, expiration=expires_s)
         except NotImplementedError as error:
-            raise StoreUnsupported(f"{self._url} cannot sign URLs") from error
+            raise StoreUnsupported(f"{self._url} cannot sign URLs", hint="hand out the bytes of get") from error
         return url
 
     def _path(self, key: str) -> str:
         if set(to_key(key)) & set(self._unfit):
-            raise StoreError(f"{self._url} has no place for {key!r:.200}: its keys have none of {self._unfit}")
+            raise StoreError(
+                f"{self._url} has no place for {key!r:.200}: its keys have none of {self._unfit}",
+                hint="use a key such as images/cat.png",
+            )
         return f"{self._root}/{key}"
 
     def _size_of(self, path: str) -> int:
         with translating_fsspec(path):
             info = self._filesystem().info(path)
         if info["type"] != "file":
-            raise ObjectMissing(f"{self._url} has no object {path.removeprefix(self._root + '/')}")
+            raise ObjectMissing(f"{self._url} has no object {path.removeprefix(self._root + '/')}", hint=LOOK)
         return int(info["size"])
 
     def _read(self, path: str, size_bytes: int, take: Callable[[bytes], None]) -> ObjectInfo:
@@ -263,7 +268,7 @@ def _putting(path: str) -> Iterator[None]:
         with translating_fsspec(path):
             yield
     except ObjectMissing as error:
-        raise StoreError(f"there is no bucket or container for {path}") from error
+        raise StoreError(f"there is no bucket or container for {path}", hint=LOOK) from error
 
 
 def _refuse_without(library: str, extra: str, scheme: str) -> None:
@@ -277,4 +282,4 @@ def _refuse_without(library: str, extra: str, scheme: str) -> None:
 
 def _refuse_truncated(path: str, got: int, expected: int) -> None:
     if got != expected:
-        raise StoreUnavailable(f"{path} has {got} bytes where {expected} were expected")
+        raise StoreUnavailable(f"{path} has {got} bytes where {expected} were expected", hint=AGAIN)

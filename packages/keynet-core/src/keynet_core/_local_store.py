@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Self
 
 from keynet_core._durable import PART, copy_bytes, replacing, sweep_parts, write_durably
 from keynet_core._errors import ObjectMissing, StoreError
 from keynet_core._file_errors import refuse_no_file, translating_files
-from keynet_core._objects import ObjectInfo, refuse_other_bytes, to_expires_s, to_key, to_prefix, without_secrets
+from keynet_core._objects import (
+    ObjectInfo,
+    refuse_other_bytes,
+    refuse_over,
+    to_expires_s,
+    to_key,
+    to_prefix,
+    without_secrets,
+)
 from keynet_core._progress import metered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from keynet_core._objects import ObjectStore
+
+_EXAMPLE = "a local store is file:///an/absolute/path"
 
 
 class LocalStore:
@@ -44,11 +56,11 @@ class LocalStore:
             parts = urlsplit(url)
             path = Path(unquote(parts.path) if parts.scheme else url).expanduser()
         except (ValueError, RuntimeError) as error:
-            raise StoreError(f"{url!r:.200} is no address of a local store: {error}") from error
+            raise StoreError(f"{url!r:.200} is no address of a local store: {error}", hint=_EXAMPLE) from error
         if parts.scheme and parts.netloc not in {"", "localhost"}:
-            raise StoreError(f"{without_secrets(url)!r:.200} names a host; a local store is file:///an/absolute/path")
+            raise StoreError(f"{without_secrets(url)!r:.200} names a host", hint=_EXAMPLE)
         if not url.strip() or (parts.scheme and not parts.path):
-            raise StoreError(f"{url!r} names no directory; a local store is file:///an/absolute/path")
+            raise StoreError(f"{url!r} names no directory", hint=_EXAMPLE)
         return cls(path)
 
     @property
@@ -86,8 +98,7 @@ class LocalStore:
         path = self._existing(key)
         with translating_files(key, self.root), path.open("rb") as file:
             data = file.read(max_bytes + 1)
-        if len(data) > max_bytes:
-            raise StoreError(f"{key} is larger than the {max_bytes} bytes asked for")
+        refuse_over(key, len(data), max_bytes)
         return data
 
     def get_file(self, key: str, target: Path) -> ObjectInfo:
@@ -146,25 +157,36 @@ class LocalStore:
         with translating_files(key, self.root):
             if path.is_file():
                 return path
-        raise ObjectMissing(f"{self.url} has no object {key}")
+        raise ObjectMissing(f"{self.url} has no object {key}", hint=f"ls -l {quote(str(path.parent))}")
 
     def _path(self, key: str) -> Path:
         path = self.root / to_key(key)
         if _is_part(path.name):
-            raise StoreError(f"{key} is how this store calls an object that is still being written")
-        try:
-            inside = path.resolve().is_relative_to(self.root.resolve())
-        except RuntimeError:  # a link that leads to itself
-            inside = False
-        if not inside:
-            raise StoreError(f"{key} leads out of {self.root} through a symbolic link")
+            raise StoreError(
+                f"{key} is how this store calls an object that is still being written",
+                hint=f"use a key whose name does not begin with . and end with {PART}",
+            )
+        if _leads_out(path, self.root):
+            raise StoreError(
+                f"{key} leads out of {self.root} through a symbolic link", hint=f"namei -l {quote(str(path))}"
+            )
         return path
+
+
+def _leads_out(path: Path, root: Path) -> bool:
+    """Tell whether symbolic links lead out of the root, or in a circle."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # resolve() says so until Python 3.12 only
+            return True
+    return not path.resolve().is_relative_to(root.resolve())
 
 
 def _copy(source: Path, target: Path, what: str, expected: str | None = None) -> ObjectInfo:
     with metered(what, source.stat().st_size) as advance, replacing(target) as staged:
         sha256 = copy_bytes(source, staged, advance)
-        refuse_other_bytes(source, sha256, expected)
+        refuse_other_bytes(source, sha256, expected, hint=f"sha256sum {quote(str(source))}")
         size_bytes = staged.stat().st_size
     return ObjectInfo(size_bytes=size_bytes, sha256=sha256)
 

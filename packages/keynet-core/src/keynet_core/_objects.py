@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
-from keynet_core._errors import ObjectCorrupt, StoreError, StoreUnsupported
+from keynet_core._errors import ObjectCorrupt, ObjectTooLarge, StoreError, StoreUnsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,7 +66,7 @@ class ObjectStore(Protocol):
         """
 
     def get(self, key: str, *, max_bytes: int) -> bytes:
-        """Return the bytes under a key, or raise StoreError when they are more than `max_bytes`."""
+        """Return the bytes under a key, or raise ObjectTooLarge when they are more than `max_bytes`."""
 
     def get_file(self, key: str, target: Path) -> ObjectInfo:
         """Write the bytes under a key into a file, which appears whole or not at all, and is on the disk then."""
@@ -136,7 +136,10 @@ def to_key(text: object) -> str:
         path = PurePosixPath(text)
         if not path.is_absolute() and str(path) == text and ".." not in path.parts and text != ".":
             return text
-    raise StoreError(f"{text!r:.200} is no key: keys are relative paths without '..', such as 'images/cat.png'")
+    raise StoreError(
+        f"{text!r:.200} is no key: keys are relative paths without '..', backslashes and control characters",
+        hint="use a key such as images/cat.png",
+    )
 
 
 def is_key(text: str) -> bool:
@@ -171,20 +174,43 @@ def to_expires_s(key: str, expires_s: int) -> int:
 
     """
     if not 1 <= expires_s <= MAX_EXPIRES_S:
-        raise StoreError(f"a URL for {key} cannot expire after {expires_s} seconds: 1 to {MAX_EXPIRES_S}")
+        raise StoreError(
+            f"a URL for {key} cannot expire after {expires_s} seconds",
+            hint=f"use an expires_s of 1 to {MAX_EXPIRES_S}, a week",
+        )
     return expires_s
 
 
-def refuse_other_bytes(what: object, got: str, expected: str | None) -> None:
+def refuse_other_bytes(what: object, got: str, expected: str | None, *, hint: str) -> None:
     """
     Compare the SHA-256 of bytes with the one that they should have, if that is known.
+
+    Args:
+        what: A file, or the address of an object.
+        got: What it has.
+        expected: What it should have.
+        hint: What to do when it has not.
 
     Raises:
         ObjectCorrupt: They differ.
 
     """
     if expected is not None and got != expected:
-        raise ObjectCorrupt(f"{what} has sha256 {got[:12]}, not {expected[:12]}")
+        raise ObjectCorrupt(f"{what} has sha256 {got[:12]}, not {expected[:12]}", hint=hint)
+
+
+def refuse_over(key: str, size_bytes: int, max_bytes: int) -> None:
+    """
+    Compare the size of an object with what was asked for at most.
+
+    Raises:
+        ObjectTooLarge: It is larger.
+
+    """
+    if size_bytes > max_bytes:
+        raise ObjectTooLarge(
+            f"{key} is larger than the {max_bytes} bytes asked for", hint="raise max_bytes, or fetch it into a file"
+        )
 
 
 def copy_through_a_file(source: ObjectStore, source_key: str, target: ObjectStore, key: str) -> ObjectInfo:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from keynet_core._crew import crew_of
 from keynet_core._durable import write_durably
-from keynet_core._errors import ObjectCorrupt, ObjectMissing, PackageCorrupt, PackageInvalid
+from keynet_core._errors import ObjectCorrupt, ObjectMissing, ObjectTooLarge, PackageCorrupt, PackageInvalid
 from keynet_core._package import MANIFEST, MAX_MANIFEST_BYTES, Manifest, ModelPackage
 from keynet_core._progress import metered
 
@@ -93,9 +93,12 @@ def download_package(store: ObjectStore, name: ModelName, digest: str, directory
 def read_manifest(store: ObjectStore, name: ModelName, digest: str) -> Manifest:
     """Fetch and check the manifest of a package; see `download_package` for what is raised."""
     key = f"{package_key(name, digest)}/{MANIFEST}"
-    if (there := store.stat(key)) is not None and there.size_bytes > MAX_MANIFEST_BYTES:
-        raise PackageInvalid(f"the manifest of package {name} has {there.size_bytes} bytes, over {MAX_MANIFEST_BYTES}")
-    manifest = Manifest.from_json(store.get(key, max_bytes=MAX_MANIFEST_BYTES))
+    try:
+        manifest = Manifest.from_json(store.get(key, max_bytes=MAX_MANIFEST_BYTES))
+    except ObjectTooLarge as error:
+        raise PackageInvalid(f"the manifest of package {name} has over {MAX_MANIFEST_BYTES} bytes") from error
+    except ObjectCorrupt as error:
+        raise PackageCorrupt(f"the manifest of package {name} is damaged: {error.message}") from error
     if (manifest.name, manifest.digest) != (name, digest):
         raise PackageCorrupt(f"the store has {manifest.name} {manifest.digest} where {name} {digest} should be")
     return manifest

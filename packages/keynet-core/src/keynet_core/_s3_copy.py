@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 from keynet_core._crew import crew_of
 from keynet_core._errors import StoreError
 from keynet_core._objects import ObjectInfo
-from keynet_core._s3_transfers import confirm_stored, head, recorded_sha256
-from keynet_core._s3_upload import abort, complete, create, etag_of
+from keynet_core._s3_multipart import abort, complete, create
+from keynet_core._s3_transfers import confirm_stored, etag_of, head, recorded_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ def copy_object(source: Labelled, target: tuple[Bucket, str], transfers: Transfe
 
 def _copy_parts(target: tuple[Bucket, str], asked: Mapping[str, Any], info: ObjectInfo, transfers: Transfers) -> None:
     bucket, key = target
-    upload_id = create(bucket, key, info)
+    upload = create(bucket, key, info)
     etags: dict[int, str] = {}
     part_bytes = transfers.copy_part_bytes
 
@@ -71,7 +71,7 @@ def _copy_parts(target: tuple[Bucket, str], asked: Mapping[str, Any], info: Obje
             answer = bucket.client.upload_part_copy(
                 Bucket=bucket.name,
                 Key=key,
-                UploadId=upload_id,
+                UploadId=upload.id,
                 PartNumber=number,
                 CopySourceRange=f"bytes={start}-{stop - 1}",
                 **asked,
@@ -83,7 +83,7 @@ def _copy_parts(target: tuple[Bucket, str], asked: Mapping[str, Any], info: Obje
             for number in range(1, -(-info.size_bytes // part_bytes) + 1):
                 crew.hand(copy, number)
             crew.finish()
-        complete(bucket, key, upload_id, etags)
+        complete(upload, etags)
     except StoreError:
-        abort(bucket, key, upload_id)
+        abort(upload)
         raise

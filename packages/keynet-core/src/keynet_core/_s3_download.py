@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from keynet_core._crew import crew_of
 from keynet_core._errors import ObjectCorrupt, StoreError, StoreUnavailable
-from keynet_core._objects import ObjectInfo, refuse_other_bytes
+from keynet_core._objects import ObjectInfo, refuse_other_bytes, refuse_over
 from keynet_core._progress import metered
+from keynet_core._s3_body import pieces_of
 from keynet_core._s3_client import ATTEMPTS
-from keynet_core._s3_errors import code_of
+from keynet_core._s3_errors import AGAIN, code_of
 from keynet_core._s3_transfers import recorded_sha256
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CHUNK_BYTES = 1 << 20
 _SLICE_BYTES = 256 << 10
 _AHEAD = 4
 """How many parts the threads may go on with while one is taken."""
@@ -39,16 +39,15 @@ def read_object(bucket: Bucket, key: str, *, max_bytes: int) -> bytes:
     Return an object's bytes.
 
     Raises:
-        StoreError: They are more than `max_bytes`.
+        ObjectTooLarge: They are more than `max_bytes`.
         ObjectCorrupt: They are not those whose digest the object carries.
 
     """
 
     def read(response: Mapping[str, Any]) -> bytes:
-        if response["ContentLength"] > max_bytes:
-            raise StoreError(f"{key} is larger than the {max_bytes} bytes asked for")
-        data = _read_exactly(response, key, response["ContentLength"])
-        refuse_other_bytes(f"s3://{bucket.name}/{key}", hashlib.sha256(data).hexdigest(), recorded_sha256(response))
+        refuse_over(key, response["ContentLength"], max_bytes)
+        data = b"".join(_read_exactly(bucket, key, response, response["ContentLength"]))
+        _refuse_damaged(bucket, key, hashlib.sha256(data).hexdigest(), response)
         return data
 
     return _ask(bucket, key, read)
@@ -56,7 +55,16 @@ def read_object(bucket: Bucket, key: str, *, max_bytes: int) -> bytes:
 
 def digest_object(bucket: Bucket, key: str) -> ObjectInfo:
     """Read an object that carries no digest, and return what it is."""
-    return _ask(bucket, key, _digest)
+
+    def read(response: Mapping[str, Any]) -> ObjectInfo:
+        digest, size_bytes = hashlib.sha256(), 0
+        for piece in pieces_of(response, key, timeout_s=bucket.settings.timeout_s):
+            digest.update(piece)
+            size_bytes += len(piece)
+        _refuse_other_size(key, size_bytes, response["ContentLength"])
+        return ObjectInfo(size_bytes=size_bytes, sha256=digest.hexdigest())
+
+    return _ask(bucket, key, read)
 
 
 def read_into(bucket: Bucket, key: str, file: BinaryIO, transfers: Transfers) -> ObjectInfo:
@@ -84,33 +92,32 @@ def _read_once(bucket: Bucket, key: str, file: BinaryIO, transfers: Transfers) -
     first = _open_first(bucket, key, part_bytes)
     size_bytes, digest = _total(first), hashlib.sha256()
 
-    def fetch(start: int, opened: Mapping[str, Any] | None = None) -> bytes:
+    def fetch(start: int, opened: Mapping[str, Any] | None = None) -> list[bytes]:
         stop = min(start + part_bytes, size_bytes)
         asked = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": first["ETag"]} if size_bytes else {}
-        return _ask(bucket, key, lambda response: _read_exactly(response, key, stop - start), opened, **asked)
+        return _ask(bucket, key, lambda response: _read_exactly(bucket, key, response, stop - start), opened, **asked)
 
-    def take(part: bytes) -> None:
-        _append(file, part, digest)
-        advance(len(part))
+    def take(part: list[bytes]) -> None:
+        advance(_append(file, part, digest))
 
     with metered(f"fetching s3://{bucket.name}/{key}", size_bytes) as advance:
         if size_bytes <= part_bytes:
             take(fetch(0, first))
         else:
             _in_order(fetch, first, range(0, size_bytes, part_bytes), take, transfers.workers_for(part_bytes))
-    refuse_other_bytes(f"s3://{bucket.name}/{key}", digest.hexdigest(), recorded_sha256(first))
+    _refuse_damaged(bucket, key, digest.hexdigest(), first)
     return ObjectInfo(size_bytes=size_bytes, sha256=digest.hexdigest())
 
 
 def _in_order(
-    fetch: Callable[..., bytes],
+    fetch: Callable[..., list[bytes]],
     first: Mapping[str, Any],
     starts: range,
-    take: Callable[[bytes], None],
+    take: Callable[[list[bytes]], None],
     workers: int,
 ) -> None:
     """Fetch several parts at once, and take them one after the other: a digest has an order."""
-    waiting: deque[Future[bytes]] = deque()
+    waiting: deque[Future[list[bytes]]] = deque()
     with crew_of(workers, ahead=_AHEAD) as crew:
         for start in starts:
             if len(waiting) >= workers + _AHEAD:
@@ -162,30 +169,38 @@ def _ask(
     raise AssertionError
 
 
-def _append(file: BinaryIO, part: bytes, digest: hashlib._Hash) -> None:
+def _append(file: BinaryIO, part: list[bytes], digest: hashlib._Hash) -> int:
     start = file.tell()
-    # A little at a time: what was written is hashed while the processor still has it at hand.
-    for at in range(0, len(part), _SLICE_BYTES):
-        piece = memoryview(part)[at : at + _SLICE_BYTES]
-        file.write(piece)
-        digest.update(piece)
+    for piece in part:
+        # A little at a time: what was written is hashed while the processor still has it at hand.
+        for at in range(0, len(piece), _SLICE_BYTES):
+            data = memoryview(piece)[at : at + _SLICE_BYTES]
+            file.write(data)
+            digest.update(data)
+    size_bytes = file.tell() - start
     # The disk may begin now, so that little is left to wait for when the whole file is synced.
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), start, len(part), os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(file.fileno(), start, size_bytes, os.POSIX_FADV_DONTNEED)
+    return size_bytes
 
 
-def _read_exactly(response: Mapping[str, Any], key: str, size_bytes: int) -> bytes:
+def _read_exactly(bucket: Bucket, key: str, response: Mapping[str, Any], size_bytes: int) -> list[bytes]:
     if response["ContentLength"] != size_bytes:
-        raise StoreError(f"the store sends {response['ContentLength']} bytes of {key}, asked for {size_bytes}")
-    data: bytes = response["Body"].read()
-    if len(data) != size_bytes:
-        raise StoreUnavailable(f"the store sent {len(data)} bytes of {key}, and told of {size_bytes}")
-    return data
+        raise StoreError(
+            f"the store sends {response['ContentLength']} bytes of {key}, asked for {size_bytes}",
+            hint="look at MLFLOW_S3_ENDPOINT_URL: what answers there knows no ranges",
+        )
+    pieces = list(pieces_of(response, key, timeout_s=bucket.settings.timeout_s))
+    _refuse_other_size(key, sum(map(len, pieces)), size_bytes)
+    return pieces
 
 
-def _digest(response: Mapping[str, Any]) -> ObjectInfo:
-    digest, size_bytes = hashlib.sha256(), 0
-    for chunk in response["Body"].iter_chunks(_CHUNK_BYTES):
-        digest.update(chunk)
-        size_bytes += len(chunk)
-    return ObjectInfo(size_bytes=size_bytes, sha256=digest.hexdigest())
+def _refuse_other_size(key: str, got: int, told: int) -> None:
+    if got != told:
+        raise StoreUnavailable(f"the store sent {got} bytes of {key}, and told of {told}", hint=AGAIN)
+
+
+def _refuse_damaged(bucket: Bucket, key: str, got: str, response: Mapping[str, Any]) -> None:
+    refuse_other_bytes(
+        f"s3://{bucket.name}/{key}", got, recorded_sha256(response), hint="store it again: its bytes are damaged"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from keynet_core._errors import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _KEYS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to keys that may use this bucket"
 _PLACE_HINT = "look at MLFLOW_S3_ENDPOINT_URL, and set AWS_DEFAULT_REGION to the region of the bucket"
 _CLOCK_HINT = "timedatectl status"
+AGAIN = "try again; if it stays so, look into the log of the server"
 
 MISSING = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchVersion"})
 FORBIDDEN = frozenset(
@@ -59,7 +61,7 @@ _NO_KEYS = {
 }
 _NO_ANSWER = {
     *("ConnectionError", "HTTPClientError", "IncompleteReadError", "ChecksumError", "FlexibleChecksumError"),
-    *("ResponseParserError",),
+    *("ResponseParserError", "HTTPError"),
 }
 
 
@@ -76,13 +78,14 @@ def translating_s3(bucket: str, key: str | None = None, *, endpoint_url: str | N
     """
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError  # of a body that is read while it comes
 
     what = f"s3://{bucket}/{key}" if key else f"s3://{bucket}"
     try:
         yield
     except ClientError as error:
         raise of_answer(error.response, what, endpoint_url) from error
-    except (BotoCoreError, ResponseParserError) as error:
+    except (BotoCoreError, ResponseParserError, HTTPError) as error:
         raise of_boto(error, what, endpoint_url) from error
 
 
@@ -111,24 +114,27 @@ def of_answer(response: Mapping[str, Any], what: str, endpoint_url: str | None) 
     bucket, _, key = what.removeprefix("s3://").partition("/")
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    aws = f"aws --endpoint-url {endpoint_url}" if endpoint_url else "aws"
     named = code if code.isdigit() else f"{status} {code}"
     told = f"{what}: the store answered {named}: {_told(response)}"
     if key and code in MISSING:
-        return ObjectMissing(f"s3://{bucket} has no object {key}")
+        folder = "".join(key.rpartition("/")[:2])
+        return ObjectMissing(
+            f"s3://{bucket} has no object {key}", hint=f"{aws} s3 ls {quote(f's3://{bucket}/{folder}')}"
+        )
     if code == "NoSuchBucket" or code in MISSING:
-        where = f" --endpoint-url {endpoint_url}" if endpoint_url else ""
-        return StoreError(f"there is no bucket {bucket}", hint=f"aws{where} s3 mb s3://{bucket}")
+        return StoreError(f"there is no bucket {bucket}", hint=f"{aws} s3 mb s3://{bucket}")
     if code in FULL or status in {413, 507}:
         return StoreFull(told, hint="make room, or raise the quota of the bucket")
     if code in FORBIDDEN:
         return StoreForbidden(told, hint=_CLOCK_HINT if code == "RequestTimeTooSkewed" else _KEYS_HINT)
     if code in PASSING or status >= 500:
-        return StoreUnavailable(told)
-    return StoreError(told, hint=_PLACE_HINT if code in ELSEWHERE else None)
+        return StoreUnavailable(told, hint=AGAIN)
+    return StoreError(told, hint=_PLACE_HINT if code in ELSEWHERE else f"{aws} s3 ls s3://{bucket}")
 
 
 def of_boto(error: Exception, what: str, endpoint_url: str | None) -> StoreError | MissingDependency:
-    """Return what boto3 means that had no answer, or none that it could read."""
+    """Return what boto3, or urllib3 below it, means that had no answer, or none that it could read."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     told = f"{what}: {_printable(str(error))}"
     if kinds & _NO_KEYS:
@@ -139,7 +145,7 @@ def of_boto(error: Exception, what: str, endpoint_url: str | None) -> StoreError
         return StoreUnavailable(told, hint=f"curl -sI {endpoint_url or 'https://s3.amazonaws.com'}")
     if "MissingDependencyException" in kinds:
         return MissingDependency(told, hint="pip install 'botocore[crt]'")
-    return StoreError(told)
+    return StoreError(told, hint="aws configure list")
 
 
 def _told(response: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from shlex import quote
 from typing import TYPE_CHECKING, Self
 
 from keynet_core._durable import replacing, sha256_of
@@ -23,7 +24,7 @@ from keynet_core._objects import (
 from keynet_core._s3_client import Bucket, refuse_without_boto
 from keynet_core._s3_copy import Labelled, copy_object
 from keynet_core._s3_download import digest_object, read_into, read_object
-from keynet_core._s3_transfers import Transfers, head, recorded_sha256
+from keynet_core._s3_transfers import MAX_KEY_BYTES, Transfers, head, recorded_sha256
 from keynet_core._s3_upload import put_in_parts, put_whole
 from keynet_core._settings import S3Settings, read_settings
 
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
     from keynet_core._objects import ObjectStore
 
-MAX_KEY_BYTES = 1024
-"""Of a key with the store's prefix, in UTF-8."""
-
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _EXAMPLE = "an S3 store is s3://bucket or s3://bucket/prefix"
 
@@ -44,8 +42,13 @@ class S3Store:
     """
     Objects in a bucket, each with its SHA-256 in its metadata.
 
+    A put is believed when the server proves it. It compares every body with the SHA-256 that was signed, and answers
+    with the MD5 of an object that was put in one request; of one put in parts, and where an ETag is no MD5, it is asked
+    for the size and the digest that it has.
+
     Nothing is asked of the server when the store is opened. A server that accepts a connection and never answers is
-    given up, with StoreUnavailable, after three times `timeout_s` and at most three seconds: about a minute.
+    given up, with StoreUnavailable, after three times `timeout_s` and at most three seconds: about a minute. So is a
+    body that hardly comes: what brings fewer than 16 KiB, or its rest, in `timeout_s` is asked for again, twice.
 
     Args:
         bucket: Its name.
@@ -69,7 +72,9 @@ class S3Store:
     ) -> None:
         refuse_without_boto()
         if not _BUCKET.fullmatch(bucket) or ".." in bucket:
-            raise StoreError(f"{bucket!r:.100} is no name of a bucket: 3 to 63 letters, digits, dots and hyphens")
+            raise StoreError(
+                f"{bucket!r:.100} is no name of a bucket: 3 to 63 letters, digits, dots and hyphens", hint=_EXAMPLE
+            )
         self._prefix = f"{to_key(prefix)}/" if prefix else ""
         self._bucket = Bucket(bucket, settings or S3Settings())
         self._transfers = transfers or Transfers()
@@ -128,7 +133,7 @@ class S3Store:
             if size_bytes <= self._transfers.part_bytes:
                 data = file.read()
                 info = _describe(data)
-                refuse_other_bytes(source, info.sha256, sha256)
+                refuse_other_bytes(source, info.sha256, sha256, hint=f"sha256sum {quote(str(source))}")
                 put_whole(self._bucket, path, data, info)
             else:
                 info = ObjectInfo(size_bytes=size_bytes, sha256=sha256 or sha256_of(source))
@@ -200,7 +205,8 @@ class S3Store:
         path = f"{self._prefix}{to_key(key)}"
         if len(path.encode()) > MAX_KEY_BYTES:
             raise StoreError(
-                f"{key!r:.100} is too long: {self.url} has no place for keys of over {MAX_KEY_BYTES} bytes"
+                f"{key!r:.100} is too long: {self.url} has no place for keys of over {MAX_KEY_BYTES} bytes",
+                hint="use a shorter key, or a store with a shorter prefix",
             )
         return path
 

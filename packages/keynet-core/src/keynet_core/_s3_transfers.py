@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 SHA256 = "keynet-sha256"
 """The metadata that carries an object's digest: `x-amz-meta-keynet-sha256`."""
 
+MAX_KEY_BYTES = 1024
+"""Of a key with the store's prefix, in UTF-8."""
+
+ONE_WRITER = "see that nobody else writes this key, and store it again"
+
 _MAX_PARTS = 10_000
 _MEMORY_BYTES = 256 << 20
 
@@ -84,7 +89,9 @@ def confirm_stored(bucket: Bucket, key: str, expected: ObjectInfo) -> None:
 
     """
     if not is_stored(bucket, key, expected):
-        raise StoreUnavailable(f"s3://{bucket.name}/{key} is not what was stored there, sha256 {expected.sha256:.12}")
+        raise StoreUnavailable(
+            f"s3://{bucket.name}/{key} is not what was stored there, sha256 {expected.sha256:.12}", hint=ONE_WRITER
+        )
 
 
 def properties(key: str, sha256: str) -> dict[str, Any]:
@@ -92,6 +99,10 @@ def properties(key: str, sha256: str) -> dict[str, Any]:
     guessed, encoding = _media_types().guess_type(key.rpartition("/")[2])
     media_type = guessed if guessed and not encoding else "application/octet-stream"
     return {"Metadata": {SHA256: sha256}, "ContentType": media_type}
+
+
+def etag_of(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"')
 
 
 @cache

@@ -1,39 +1,39 @@
 """
 Bytes to S3: in one request, or in parts that a killed upload leaves behind and the next one goes on with.
 
-A body is signed with its SHA-256, which the server compares. Of the parts that are there already, none is believed
-whose size and MD5, the part's ETag, are not those of the same bytes of the file.
+A body is signed with its SHA-256, which the server compares. An upload that is there already is gone on with when it
+was begun for an object of the same digest, and the size and the MD5 of each of its parts, the part's ETag, are those of
+the same bytes of the file.
 """
 
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO
+from shlex import quote
+from typing import TYPE_CHECKING, BinaryIO
 
 from keynet_core._crew import crew_of
 from keynet_core._errors import ObjectCorrupt, StoreError, StoreUnavailable
 from keynet_core._objects import refuse_other_bytes
 from keynet_core._progress import metered
 from keynet_core._s3_errors import code_of
-from keynet_core._s3_transfers import confirm_stored, is_stored, properties
+from keynet_core._s3_multipart import TAKEN_AWAY, abort, begin, complete, find, remove_labels
+from keynet_core._s3_transfers import ONE_WRITER, confirm_stored, etag_of, is_stored, properties
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from keynet_core._objects import ObjectInfo
     from keynet_core._s3_client import Bucket
+    from keynet_core._s3_multipart import Upload
     from keynet_core._s3_transfers import Transfers
 
 _SMALL_BYTES = 256 << 10
 """A body that is sent in one piece must be gone within one time-out; a larger one is sent in many small pieces."""
 
 _TRIES = 3
-_TAKEN_AWAY = {"NoSuchUpload", "InvalidPart"}
-"""What a server answers when another process has completed or aborted the upload, or sent other parts into it."""
 
 
 def put_whole(bucket: Bucket, key: str, data: bytes, info: ObjectInfo) -> None:
@@ -68,12 +68,12 @@ def put_in_parts(bucket: Bucket, key: str, file: BinaryIO, info: ObjectInfo, tra
             try:
                 _send(bucket, key, source, transfers, goes_on=attempt == 0)
             except StoreError as error:
-                if code_of(error) not in _TAKEN_AWAY:
+                if code_of(error) not in TAKEN_AWAY:
                     raise
-            # Not so when an upload whose parts fitted was begun with another digest, or when others took it away.
+            # Not so when others took the upload away, or stored something else since.
             if is_stored(bucket, key, info):
                 return
-    raise StoreUnavailable(f"other writers of s3://{bucket.name}/{key} keep getting in the way")
+    raise StoreUnavailable(f"other writers of s3://{bucket.name}/{key} keep getting in the way", hint=ONE_WRITER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,34 +97,40 @@ class _Source:
         for number in range(1, -(-self.info.size_bytes // self.part_bytes) + 1):
             yield number, self.read(number)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Upload:
-    """An upload on the server: its parts, by number, as ETag and size, and when something last happened to it."""
-
-    id: str
-    parts: Mapping[int, tuple[str, int]] = field(default_factory=dict)
-    touched: datetime
-
-    def fits(self, source: _Source) -> bool:
-        """Return whether it has parts, and each is, byte for byte, the same part of the file."""
-        return bool(self.parts) and all(
-            size == source.size_of(number) and etag == _md5(source.read(number))
-            for number, (etag, size) in sorted(self.parts.items())
+    def has(self, upload: Upload) -> bool:
+        """Return whether an upload has parts, and each is, byte for byte, the same part of the file."""
+        return bool(upload.parts) and all(
+            size == self.size_of(number) and etag == _md5(self.read(number))
+            for number, (etag, size) in sorted(upload.parts.items())
         )
 
 
 def _send(bucket: Bucket, key: str, source: _Source, transfers: Transfers, *, goes_on: bool) -> None:
-    upload = _resumable(bucket, key, source, transfers) if goes_on else None
-    there = upload.parts if upload else {}
-    upload_id = upload.id if upload else create(bucket, key, source.info)
-    etags = {number: etag for number, (etag, _) in there.items()}
+    found = None
+    if goes_on:
+        found = find(bucket, key, source.info.sha256, fits=source.has, abandoned_s=transfers.abandoned_s)
+    upload = found or begin(bucket, key, source.info)
+    try:
+        complete(upload, _send_parts(upload, source, transfers))
+    except ObjectCorrupt:
+        abort(upload)
+        raise
+    except StoreError as error:
+        if code_of(error) in TAKEN_AWAY:
+            remove_labels(upload)
+        raise
+
+
+def _send_parts(upload: Upload, source: _Source, transfers: Transfers) -> dict[int, str]:
+    """Send the parts that are not there, and return the ETags of all."""
+    bucket, key = upload.bucket, upload.key
+    etags = {number: etag for number, (etag, _) in upload.parts.items()}
     digest = hashlib.sha256()
 
     def send(number: int, data: bytes) -> None:
         with bucket.translating(key):
             answer = bucket.client.upload_part(
-                Bucket=bucket.name, Key=key, UploadId=upload_id, PartNumber=number, Body=BytesIO(data)
+                Bucket=bucket.name, Key=key, UploadId=upload.id, PartNumber=number, Body=BytesIO(data)
             )
         etags[number] = etag_of(answer)
         advance(len(data))
@@ -135,79 +141,14 @@ def _send(bucket: Bucket, key: str, source: _Source, transfers: Transfers, *, go
     ):
         for number, data in source.parts():
             digest.update(data)
-            if number in there:
+            if number in upload.parts:
                 advance(len(data))
             else:
                 crew.hand(send, number, data)
         crew.finish()
-    try:
-        refuse_other_bytes(getattr(source.file, "name", key), digest.hexdigest(), source.info.sha256)
-    except ObjectCorrupt:
-        abort(bucket, key, upload_id)
-        raise
-    complete(bucket, key, upload_id, etags)
-
-
-def create(bucket: Bucket, key: str, info: ObjectInfo) -> str:
-    with bucket.translating(key):
-        answer = bucket.client.create_multipart_upload(Bucket=bucket.name, Key=key, **properties(key, info.sha256))
-    upload_id: str = bucket.answered(answer, "UploadId")
-    return upload_id
-
-
-def complete(bucket: Bucket, key: str, upload_id: str, etags: Mapping[int, str]) -> None:
-    parts = [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in sorted(etags.items())]
-    with bucket.translating(key):
-        bucket.client.complete_multipart_upload(
-            Bucket=bucket.name, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts}
-        )
-
-
-def abort(bucket: Bucket, key: str, upload_id: str) -> None:
-    # It is gone already, or may not be removed by us: the server's own rules will.
-    with suppress(StoreError), bucket.translating(key):
-        bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload_id)
-
-
-def _resumable(bucket: Bucket, key: str, source: _Source, transfers: Transfers) -> _Upload | None:
-    """Return the unfinished upload of this file that has the most parts, or None; abort the abandoned others."""
-    now = datetime.now(UTC)
-    found = list(_unfinished(bucket, key))
-    fitting = [each for each in found if each.fits(source)]
-    chosen = max(fitting, key=lambda each: len(each.parts), default=None)
-    for each in found:
-        if each is not chosen and (now - each.touched).total_seconds() > transfers.abandoned_s:
-            abort(bucket, key, each.id)
-    return chosen
-
-
-def _unfinished(bucket: Bucket, key: str) -> Iterator[_Upload]:
-    """Yield the unfinished uploads of a key; none where the server does not tell, or not us."""
-    try:
-        with bucket.translating(key):
-            pages = bucket.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket.name, Prefix=key)
-            found = [each for page in pages for each in page.get("Uploads", ()) if each["Key"] == key]
-        yield from (_describe(bucket, key, each) for each in found)
-    except StoreError as error:
-        if isinstance(error, StoreUnavailable) and code_of(error) not in _TAKEN_AWAY:
-            raise
-
-
-def _describe(bucket: Bucket, key: str, told: Mapping[str, Any]) -> _Upload:
-    with bucket.translating(key):
-        pages = bucket.client.get_paginator("list_parts").paginate(
-            Bucket=bucket.name, Key=key, UploadId=told["UploadId"]
-        )
-        parts = [each for page in pages for each in page.get("Parts", ())]
-    return _Upload(
-        id=told["UploadId"],
-        parts={each["PartNumber"]: (etag_of(each), each["Size"]) for each in parts},
-        touched=max([told["Initiated"], *(each["LastModified"] for each in parts)]),
-    )
-
-
-def etag_of(answer: Mapping[str, Any]) -> str:
-    return str(answer.get("ETag", "")).strip('"')
+    name = getattr(source.file, "name", key)
+    refuse_other_bytes(name, digest.hexdigest(), source.info.sha256, hint=f"sha256sum {quote(str(name))}")
+    return etags
 
 
 def _md5(data: bytes) -> str:
