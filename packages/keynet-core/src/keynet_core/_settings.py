@@ -140,7 +140,7 @@ class S3Settings:
 
     timeout_s: float = setting(
         "KEYNET_STORE_TIMEOUT_S",
-        "How long the store may be silent in one request; a request is tried three times.",
+        "How long the store may be silent, or bring less than 16 KiB, in one request; a request is tried three times.",
         parse=to_seconds,
         default=20.0,
     )

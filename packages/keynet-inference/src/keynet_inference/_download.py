@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urljoin
 
-from keynet_core import ObjectMissing, StoreError, StoreUnavailable
+from keynet_core import ObjectMissing, ObjectTooLarge, StoreUnavailable
 from keynet_inference._addresses import resolve
 from keynet_inference._deadlines import AnswerTooLarge, Deadline, Source, read_body, send
 from keynet_inference._errors import SourceRefused
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
 
+    from keynet_core import StoreError
     from keynet_inference._addresses import Lookup
     from keynet_inference._web import WebUrl
 
@@ -66,13 +67,18 @@ class Download:
             SourceRefused: The server refuses it, or it leads to what may not be read.
             ObjectMissing: Nothing is there.
             StoreUnavailable: The server does not answer, or not in time.
-            StoreError: There are more than `max_bytes`.
+            ObjectTooLarge: There are more than `max_bytes`.
 
         """
         deadline = Deadline(self.timeout_s, StoreUnavailable, "Storage(timeout_s=...)")
         for _ in range(MAX_REDIRECTS + 1):
-            with _translating(target.url, self.max_bytes, deadline), self._connected(target, deadline) as connection:
-                response = _ask(connection, target.url, deadline)
+            with (
+                _translating(target.url, self.max_bytes, deadline),
+                self._connected(target, deadline) as connection,
+                # One that is left open is not closed quietly later, since Python 3.13.
+                closing(_ask(connection, target.url, deadline)) as response,
+            ):
+                response.begin()
                 if response.status == 200:
                     return read_body(response, self.max_bytes)
                 location = response.getheader("Location")
@@ -139,9 +145,7 @@ def _ask(connection: socket.socket, url: WebUrl, deadline: Deadline) -> HTTPResp
         "Connection: close",
     )
     send(connection, "\r\n".join((*lines, "\r\n")).encode("ascii"), (), deadline)
-    response = HTTPResponse(cast("Any", Source(connection, deadline)), method="GET")
-    response.begin()
-    return response
+    return HTTPResponse(cast("Any", Source(connection, deadline)), method="GET")
 
 
 def _refusal(response: HTTPResponse, url: WebUrl) -> StoreError:
@@ -162,7 +166,7 @@ def _translating(url: WebUrl, max_bytes: int, deadline: Deadline) -> Iterator[No
     try:
         yield
     except AnswerTooLarge as error:
-        raise StoreError(
+        raise ObjectTooLarge(
             f"{url} is larger than the {max_bytes} bytes this storage holds in memory", hint="Storage(max_bytes=...)"
         ) from error
     except TimeoutError as error:

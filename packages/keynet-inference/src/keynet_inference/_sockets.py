@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 from collections import deque
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import TYPE_CHECKING, Any, cast
@@ -104,8 +104,10 @@ class ConnectionPool:
     def _receive(self, source: Source, method: str) -> Answer:
         response = HTTPResponse(cast("Any", source), method=method)
         try:
-            response.begin()
-            body = read_body(response, self._max_answer_bytes)
+            # One that is left open is not closed quietly later, since Python 3.13.
+            with closing(response):
+                response.begin()
+                body = read_body(response, self._max_answer_bytes)
         except TimeoutError:
             raise
         except (OSError, EOFError, IncompleteRead) as error:

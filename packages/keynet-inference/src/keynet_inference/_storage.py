@@ -6,7 +6,7 @@ import os
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from keynet_core import StoreError, StoreUnsupported, open_store, read_settings, to_key
+from keynet_core import ObjectTooLarge, StoreUnsupported, open_store, read_settings, to_key
 from keynet_inference._settings import StorageSettings, read_s3_address
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Storage:
             SourceRefused: It is something else, or the server refuses it.
             ObjectMissing: There is no such object.
             StoreUnavailable: The store or server does not answer, or not in time.
-            StoreError: It has more than `max_bytes`.
+            ObjectTooLarge: It has more than `max_bytes`.
 
         """
         from keynet_inference._sources import Place
@@ -96,7 +96,7 @@ class Storage:
 
         Raises:
             SourceRefused: It is a path that cannot be read, or something else.
-            StoreError: It has more than `max_bytes`.
+            ObjectTooLarge: It has more than `max_bytes`.
             StoreFull: No room is left.
             StoreUnavailable: The store does not answer.
 
@@ -106,7 +106,7 @@ class Storage:
 
         data = read_buffer(buffer, self._max_bytes)
         if len(data) > self._max_bytes:
-            raise StoreError(
+            raise ObjectTooLarge(
                 f"what was handed over is larger than the {self._max_bytes} bytes this storage holds in memory",
                 hint="Storage(max_bytes=...)",
             )
