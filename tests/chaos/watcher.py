@@ -23,7 +23,7 @@ class Seen:
     refusals: Counter[str] = field(default_factory=Counter)
     """Errors while the engine was away, or before a model was first served."""
     gaps: Counter[str] = field(default_factory=Counter)
-    """Errors of a model that had answered: its first deployment, say, was undone when the database was killed."""
+    """Errors of a model that had answered, and whose engine was not touched."""
     violations: list[str] = field(default_factory=list)
     """Answers that no item gives."""
 

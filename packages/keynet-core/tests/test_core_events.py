@@ -183,6 +183,17 @@ def test_the_same_publication_has_the_same_id_and_another_has_not(published):
         assert replace(published, **change).to_event().id != first.id
 
 
+def test_without_a_run_every_publication_is_a_happening_of_its_own(published):
+    from dataclasses import replace
+
+    alone = replace(published, run_id=None)
+    first, second = alone.to_event(), alone.to_event()
+    assert first.id != second.id
+    assert all(each.id.endswith("/mnist/" + "ab" * 32) and each.source == "/keynet" for each in (first, second))
+    assert Event.from_json(first.to_json()).id == first.id
+    assert ModelPublished.from_event(first) == ModelPublished.from_event(second) == alone
+
+
 def test_a_publication_survives_its_event(published):
     told = published.to_event()
     assert (told.type, told.source, told.subject) == ("io.keynet.model.published.v1", "/mlflow/runs/r1", "mnist")

@@ -52,7 +52,7 @@ def test_the_name_of_a_file_that_is_being_written_is_no_key(store):
 
 
 @pytest.mark.parametrize("method", ["put", "put_file", "get", "get_file", "stat", "delete", "presign"])
-@pytest.mark.parametrize("key", ["link", "folder/passwd", "loop"])
+@pytest.mark.parametrize("key", ["link", "folder/passwd", "loop", "loop/below"])
 def test_a_link_out_of_the_store_is_not_followed(store, tmp_path, method, key):
     store.put("a", b"abc")
     outside = tmp_path / "outside"

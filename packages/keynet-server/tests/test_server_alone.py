@@ -34,8 +34,7 @@ def start(environ, tmp_path):
     started = []
 
     def start(*options, **more):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         with (tmp_path / "server.log").open("wb") as log:
             command = [*RUN, "--port", str(port), *options]
             process = subprocess.Popen(command, env=environ | more, stdout=log, stderr=log)
@@ -55,6 +54,11 @@ def start(environ, tmp_path):
     for process in started:
         process.kill()
         process.wait()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 def ask(port, path, host="localhost"):
@@ -93,6 +97,86 @@ def test_a_server_that_was_not_told_enough_names_the_variable(environ, missing):
     done = subprocess.run(RUN, env=environ, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == 2
     assert missing in done.stderr
+
+
+@pytest.fixture
+def nobody():
+    """Return a port that nobody listens on, nor can while the test runs."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        yield closed.getsockname()[1]
+
+
+@pytest.fixture
+def refusal(environ):
+    """Run a server that cannot start; return its exit code and the lines it says, which are no traceback."""
+
+    def refusal(*options, **more):
+        command = [*RUN, "--port", str(free_port()), *options]
+        done = subprocess.run(
+            command, env=environ | more, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+        return done.returncode, done.stderr.splitlines()
+
+    return refusal
+
+
+def test_a_serving_repository_that_is_away_ends_the_server_in_a_sentence(refusal, nobody):
+    place = {"KEYNET_SERVING_REPOSITORY": "s3://bucket/serving", "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{nobody}"}
+    status, lines = refusal(**place, AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
+    assert status == 1
+    assert lines[0].startswith("error: a first object cannot be read or written in the serving repository: ")
+    assert lines[1:] == [f"  next  curl -sI http://127.0.0.1:{nobody}", "  code  repository.failed"]
+
+
+def test_a_database_that_is_away_ends_the_server_in_a_sentence(refusal, nobody):
+    url = f"postgresql+psycopg://keynet:hunter2@127.0.0.1:{nobody}/keynet"
+    status, lines = refusal(KEYNET_DATABASE_URL=url)
+    assert status == 6
+    assert lines[0].startswith(f"error: the journal's database cannot be used: PostgreSQL at 127.0.0.1:{nobody} does ")
+    assert lines[1:] == [f"  next  pg_isready -h 127.0.0.1 -p {nobody}", "  code  journal.unavailable"]
+
+
+def test_a_model_that_cannot_be_put_right_ends_the_server_in_a_sentence(refusal, publishing, deployer, repository):
+    event = publishing.publish("times", 2.0).to_event()
+    deployer.receive(event)
+    deployer.deploy(deployer.journal.event(event.id))
+    (repository.models / "times").unlink()
+    (repository.models / "times" / "1").mkdir(parents=True)
+    status, lines = refusal()
+    assert status == 1
+    assert lines[0].startswith("error: the link of times cannot be written")
+    assert lines[-1] == "  code  repository.failed"
+
+
+def test_a_port_that_is_in_use_ends_the_server_in_a_sentence(refusal):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        status, lines = refusal("--port", str(port))
+    assert (status, lines[0], lines[-1]) == (5, f"error: 127.0.0.1:{port} is in use", "  code  up.port_taken")
+
+
+def test_an_address_of_another_machine_ends_the_server_in_a_sentence(refusal):
+    status, lines = refusal("--host", "192.0.2.1", "--port", "8700")
+    assert (status, lines[-1]) == (2, "  code  settings.invalid")
+    assert lines[0] == "error: the server cannot listen on 192.0.2.1:8700: Cannot assign requested address"
+
+
+def test_a_broker_that_is_away_is_told_once_and_stops_nothing(start, nobody, tmp_path):
+    port, process = start(RABBIT_ENDPOINT_URL=f"amqp://keynet:hunter2@127.0.0.1:{nobody}/")
+    deadline = time.monotonic() + DEADLINE_S
+    while "no events come from RabbitMQ" not in (told := (tmp_path / "server.log").read_text()):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.05)
+    assert ask(port, "/healthz")[0] == 200
+    process.send_signal(signal.SIGTERM)
+    process.wait(DEADLINE_S)
+    told = (tmp_path / "server.log").read_text()
+    assert "aiormq" not in told
+    assert "Traceback" not in told
+    assert "hunter2" not in told
 
 
 def test_without_names_the_server_answers_for_loopback_alone(tmp_path):

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 
+import pika
 import pytest
 
 from consuming import PATIENT_S, TOKEN
 from keynet_core import EventUndelivered
-from keynet_server._dead_letters import look
+from keynet_server._dead_letters import LOOKED_AT, look
 
 KEYNET = [sys.executable, "-c", "from keynet_server._cli import main; main()"]
 OURS = ("KEYNET", "TRITON", "AWS", "RABBIT", "MLFLOW")
@@ -177,6 +178,19 @@ def test_doctor_tells_who_listens_how_much_waits_and_what_is_dead(environ, journ
     assert "nobody listens" in alone["finding"]
     assert dead["finding"].startswith("2 dead letters; the newest is second: this is a message of an earlier keynet")
     assert dead["remedy"] == "keynet events dead"
+
+
+def test_doctor_does_not_call_newest_what_is_the_newest_of_those_it_read(
+    environ, journal, consume, deployer, publisher
+):
+    consume(deployer.receive).stop(timeout_s=PATIENT_S)
+    with pika.BlockingConnection(publisher.to_parameters()) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        for number in range(1, LOOKED_AT + 4):
+            channel.basic_publish(f"{publisher.topic}.dlx", "", b"[]", pika.BasicProperties(message_id=f"m-{number}"))
+    dead = findings(environ)[-1]["finding"]
+    assert dead.startswith(f"{LOOKED_AT + 3} dead letters; the newest of the oldest {LOOKED_AT} is m-{LOOKED_AT}: ")
 
 
 def test_doctor_asks_the_server_where_it_knows_no_broker_itself(environ, journal, to_services, serve, broker):

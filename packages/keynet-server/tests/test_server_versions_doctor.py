@@ -8,14 +8,16 @@ import threading
 import pytest
 import uvicorn
 
-from keynet_core import Endpoints, Outbox, Secret, read_settings
+from keynet_core import Outbox, Secret, read_settings
 from keynet_server import ServerSettings
 from keynet_server._app import Services
-from keynet_server._checks import check_links, check_served
+from keynet_server._checks import check_links
+from keynet_server._checks_running import check_served
 from keynet_server._deployer import Deployer
 from keynet_server._engine import KServeEngine
 from keynet_server._materialize import DirectoryRepository
 from keynet_server._pages import Links
+from keynet_server._running import Running
 from keynet_server._serve import with_life
 from keynet_server._worker import Worker
 
@@ -63,7 +65,7 @@ def running(deployer, publishing, home, serving):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        yield Endpoints(server=url, tracking="", serving=serving.url, serving_grpc="", pid=0, started_at="")
+        yield Running(start="keynet server", server=url, serving=serving.url)
         server.should_exit = True
         thread.join(60)
 

@@ -72,8 +72,27 @@ def test_after_a_rollback_what_it_took_back_is_gone():
     assert kept(*again, number=5, version=5) == [1]
 
 
+def test_what_a_rollback_took_back_does_not_return_with_the_next_publication():
+    history = [deployment(1, 1), deployment(2, 2), deployment(3, 3)]
+    history.append(deployment(4, 2, "deployed", restores=2, digest="sha256:2"))
+    assert kept(*history, number=5, version=5) == [2, 1]
+
+
+def test_what_a_second_rollback_brought_back_stays_and_what_the_first_went_back_to():
+    history = [deployment(1, 1), deployment(2, 2), deployment(3, 1, restores=1, digest="sha256:1")]
+    history.append(deployment(4, 2, restores=2, digest="sha256:2"))
+    history.append(deployment(5, 5))
+    assert kept(*history, number=6, version=6) == [5, 2, 1]
+
+
+def test_a_rollback_that_failed_took_nothing_back():
+    history = [deployment(1, 1), deployment(2, 2, "deployed")]
+    history.append(deployment(3, 1, "failed", restores=1, digest="sha256:1"))
+    assert kept(*history, number=4, version=4) == [2, 1]
+
+
 def test_a_package_stays_once():
-    history = [deployment(1, 1), deployment(2, 2), deployment(3, 3, restores=1, digest="sha256:1")]
+    history = [deployment(1, 1), deployment(2, 2), deployment(3, 3, digest="sha256:1")]
     assert kept(*history, number=4, version=4) == [3, 2]
 
 

@@ -201,6 +201,24 @@ def test_a_newer_event_takes_the_place_of_one_that_waits(worker, receive, journa
     assert engine.factor() == 3.0
 
 
+def test_what_waits_and_is_due_is_not_deployed_over_a_newer_one_of_the_same_turn(
+    worker, receive, journal, engine, monkeypatch
+):
+    now = [0.0]
+    monkeypatch.setattr(_worker.time, "monotonic", lambda: now[0])
+    engine.down = True
+    first = receive(factor=2.0)
+    worker.run_once()
+    assert journal.event(first).outcome is None
+    engine.down = False
+    now[0] += 3600
+    newer = receive(factor=3.0)
+    worker.run_once()
+    assert (journal.event(first).outcome, journal.event(newer).outcome) == ("failed", "deployed")
+    assert "a newer event" in journal.event(first).reason
+    assert engine.factor() == 3.0
+
+
 def test_what_waits_is_tried_again_when_the_newer_one_fails(worker, receive, journal, engine, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(_worker.time, "monotonic", lambda: now[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ class Event:
     """
     Something that happened, as CloudEvents 1.0 describes it (https://cloudevents.io).
 
-    The `id` is deterministic: the same happening sent twice has the same id, and a receiver acts on it once.
+    The `id` belongs to the happening: sent twice, it has the same id, and a receiver acts on it once.
     """
 
     id: str
@@ -115,10 +116,15 @@ class ModelPublished:
     experiment: str | None = None
 
     def to_event(self) -> Event:
-        """Return the event; one run publishing one package twice has the same id."""
+        """
+        Return the event; one run publishing one package twice has the same id.
+
+        Without a run every call announces anew, because a package that is published again is to be deployed again:
+        what is to be sent again, as from an outbox, is the event.
+        """
         origin = f"/mlflow/runs/{self.run_id}" if self.run_id else "/keynet"
         return Event(
-            id=f"{self.run_id or 'no-run'}/{self.model}/{self.digest.removeprefix('sha256:')}",
+            id=f"{self.run_id or _own_number()}/{self.model}/{self.digest.removeprefix('sha256:')}",
             source=origin,
             type=self.TYPE,
             subject=self.model,
@@ -164,6 +170,10 @@ def to_digest(text: object) -> str:
         if len(digits) == 64 and not set(digits) - set("0123456789abcdef"):
             return text
     raise EventInvalid(f"{text!r:.80} is no digest: sha256: and 64 hexadecimal digits")
+
+
+def _own_number() -> str:
+    return f"publication-{os.urandom(16).hex()}"
 
 
 def _text(told: dict[str, Any], name: str) -> str:

@@ -9,8 +9,7 @@ from keynet_server._serve import main
 
 try:
     main(sys.argv[1:])
-except KeynetError as error:
-    from keynet_server._output import exit_code_of, print_error
+except (KeynetError, OSError) as error:
+    from keynet_server._output import report
 
-    print_error(error, as_json=False)
-    sys.exit(exit_code_of(error))
+    sys.exit(report(error, as_json=False))

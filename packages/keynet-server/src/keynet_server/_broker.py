@@ -76,7 +76,8 @@ class Broker:
             finally:
                 # Also one that was never made: left to the garbage collector, it closes itself in a loop that is gone.
                 with suppress(*_kinds()):
-                    await asyncio.wait_for(connection.close(), _CLOSING_S)
+                    async with asyncio.timeout(_CLOSING_S):  # `wait_for` may forget that it was cancelled
+                        await connection.close()
 
     def _to_connection(self) -> AbstractConnection:
         from aio_pika.connection import Connection, make_url

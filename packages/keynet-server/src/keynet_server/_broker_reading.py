@@ -56,3 +56,13 @@ def read_queues(
         if error.status == _NOT_FOUND:
             return None
         raise
+
+
+def tell_dead(queues: dict[str, Any]) -> str:
+    """Return, in one sentence, how many dead letters there are, and the newest of those that were read."""
+    head, letters = f"{queues['dead']} dead letters", queues["letters"]
+    if not letters:
+        return f"{head}; somebody looks at them"
+    # A queue is read from its oldest end, and to read all of a long one would hide it from others for long.
+    which = "newest" if len(letters) >= queues["dead"] else f"newest of the oldest {len(letters)}"
+    return f"{head}; the {which} is {letters[-1]['id']}: {letters[-1]['reason']}"

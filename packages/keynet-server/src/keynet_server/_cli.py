@@ -52,17 +52,10 @@ def main() -> None:
     """Run the command; the one place where an error becomes a sentence and an exit code."""
     try:
         keynet(standalone_mode=False)
-    except KeynetError as error:
-        from keynet_server._output import exit_code_of, print_error
+    except (KeynetError, OSError) as error:
+        from keynet_server._output import report
 
-        print_error(error, as_json="--json" in sys.argv)
-        sys.exit(exit_code_of(error))
-    except OSError as error:
-        from keynet_server._output import FAILED, print_error
-
-        told = KeynetError(f"{error.filename or 'the system'}: {error.strerror or error}", hint="keynet doctor")
-        print_error(told, as_json="--json" in sys.argv)
-        sys.exit(FAILED)
+        sys.exit(report(error, as_json="--json" in sys.argv))
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except (click.Abort, KeyboardInterrupt):

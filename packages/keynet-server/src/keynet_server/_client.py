@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from keynet_core import Secret, read_endpoints
+from keynet_core import Secret
 from keynet_server._errors import ServerRefused, ServerUnreachable
+from keynet_server._running import UP, find_running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,8 @@ class ServerClient:
     url: str
     token: Secret | None = None
     timeout_s: float = 10.0
+    start: str = UP
+    """The command that starts it."""
 
     def get(self, path: str) -> dict[str, Any]:
         """Return what stands at a path."""
@@ -46,7 +49,7 @@ class ServerClient:
             text = answer.read(_MAX_ANSWER_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise ServerUnreachable(
-                f"the keynet server at {self.url} does not answer: {error or type(error).__name__}", hint="keynet up"
+                f"the keynet server at {self.url} does not answer: {error or type(error).__name__}", hint=self.start
             ) from error
         finally:
             connection.close()
@@ -77,15 +80,15 @@ class ServerClient:
 
 
 def find_server(settings: ServerSettings) -> ServerClient | None:
-    """Return the server to ask: `KEYNET_URL`, else what `keynet up` runs on the home, else None."""
-    running = read_endpoints(settings.state_directory)
-    url = settings.url or (running.server if running else None)
+    """Return the server to ask: `KEYNET_URL`, else the one that runs on the home, else None."""
+    running = find_running(settings)
+    url = settings.url or running.server
     if url is None:
         return None
     token = settings.token
-    if token is None and running is not None and url == running.server:
+    if token is None and running.up is not None and url == running.up.server:
         token = _token_of_home(settings)
-    return ServerClient(url=url, token=token)
+    return ServerClient(url=url, token=token, start=running.start)
 
 
 def require_server(settings: ServerSettings) -> ServerClient:
@@ -100,7 +103,7 @@ def require_server(settings: ServerSettings) -> ServerClient:
     if client is None:
         raise ServerUnreachable(
             f"no keynet server is known: nothing runs on {settings.state_directory}, and KEYNET_URL is not set",
-            hint="keynet up",
+            hint=find_running(settings).start,
         )
     return client
 

@@ -1,9 +1,9 @@
 """
 Consumer: events out of RabbitMQ into the journal, in a thread with an event loop of its own.
 
-A message is acknowledged once its event is in the journal, or once it is among the dead letters with its reason. While
-the database is away the message is held and tried again; those behind it need the same. Killed at any point, the broker
-delivers again, and the journal knows the event by its id.
+A message is acknowledged once its event is in the journal, or once it is among the dead letters with its reason, which
+is the graveyard's work. While the database is away the message is held and tried again; those behind it need the same.
+Killed at any point, the broker delivers again, and the journal knows the event by its id.
 
 The connection is a plain one, made anew by one loop for every reason it can end: also the first, and always with the
 queue declared and listened to. aio-pika's robust connection raises when the broker is down at the start, and opens
@@ -21,16 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from keynet_core import KeynetError
 from keynet_server._broker import ANSWER_TIMEOUT_S
-from keynet_server._dead_letters import bury
 from keynet_server._errors import BrokerUnavailable
+from keynet_server._graveyard import Graveyard
 from keynet_server._off_loop import off_loop
 from keynet_server._topology import Topology, declare
 from keynet_server._verdict import Dead, NotNow, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
-    from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
+    from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
     from keynet_core import Event
     from keynet_server._broker import Broker
@@ -101,7 +102,9 @@ class Consumer:
         self._on_taken = on_taken
         self._pauses = pauses
         self._status = ConsumerStatus()
+        self._trouble_of_burying: str | None = None
         self._is_careful = False
+        self._settled = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
@@ -115,7 +118,7 @@ class Consumer:
     @property
     def status(self) -> ConsumerStatus:
         """What it is at, now."""
-        return self._status
+        return replace(self._status, trouble=self._status.trouble or self._trouble_of_burying)
 
     def start(self) -> None:
         """Begin."""
@@ -165,11 +168,11 @@ class Consumer:
         not take those behind it to the dead letters, what follows a short session holds one message, for a while.
         """
         self._arrived = asyncio.Queue()
-        prefetch, settled = 1 if self._is_careful else PREFETCH, 0
-        async with self._broker.channel() as channel:
+        prefetch, self._settled = 1 if self._is_careful else PREFETCH, 0
+        async with self._broker.channel() as channel, self._graveyard() as graveyard:
             channel.close_callbacks.add(self._wake)
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                queue, dead = await declare(channel, self._names)
+                queue, _ = await declare(channel, self._names)
                 await channel.set_qos(prefetch_count=prefetch)
                 self._is_careful = True
                 tag = await queue.consume(self._arrived.put)
@@ -177,18 +180,36 @@ class Consumer:
             log.info("events come from the queue %s of RabbitMQ at %s", queue.name, self._broker.address)
             while not self._stopping.is_set():
                 message = await self._next()
+                graveyard.require()
                 if message is not None:
-                    await self._settle(message, dead)
-                    settled += 1
-                    if settled == PREFETCH:
-                        self._is_careful = False
-                        if prefetch < PREFETCH:
-                            break
+                    await self._settle(message, graveyard)
                 elif not await _delivers(channel, tag):
                     raise BrokerUnavailable(
                         f"RabbitMQ at {self._broker.address} delivers no more", hint="keynet doctor"
                     )
+                if self._settled >= PREFETCH:
+                    self._is_careful = False
+                    if prefetch < PREFETCH:
+                        break
         self._note(is_listening=False)
+
+    def _graveyard(self) -> AbstractAsyncContextManager[Graveyard]:
+        graveyard = Graveyard(
+            self._broker, pauses=self._pauses, on_buried=self._on_buried, on_trouble=self._on_trouble_of_burying
+        )
+        return graveyard.opened()
+
+    def _on_buried(self, verdict: Dead) -> None:
+        log.warning("a message is laid into %s: %s: %s", self._names.dead_queue, verdict.code, verdict.reason)
+        self._note(buried=self._status.buried + 1)
+        self._settled += 1
+        self._wake()
+
+    def _on_trouble_of_burying(self, trouble: str | None) -> None:
+        told = f"a message is held until it can be laid aside: {trouble}" if trouble else None
+        if told and told != self._trouble_of_burying:
+            log.warning("%s", told)
+        self._trouble_of_burying = told
 
     def _wake(self, *_: object) -> None:
         self._arrived.put_nowait(None)
@@ -200,20 +221,18 @@ class Consumer:
                 return await self._arrived.get()
         return None
 
-    async def _settle(self, message: AbstractIncomingMessage, dead: AbstractExchange) -> None:
+    async def _settle(self, message: AbstractIncomingMessage, graveyard: Graveyard) -> None:
         verdict = await self._judge(message.body)
         if verdict is None:
             return  # it goes back to the queue with the connection
         if isinstance(verdict, Dead):
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await dead.publish(bury(message, verdict), routing_key=self._names.queue, mandatory=True)
-            log.warning("a message is laid into %s: %s: %s", self._names.dead_queue, verdict.code, verdict.reason)
-            self._note(buried=self._status.buried + 1)
-        else:
-            if verdict.is_fresh:
-                self._on_taken()
-            self._note(taken=self._status.taken + verdict.is_fresh)
+            graveyard.take(message, verdict)
+            return
+        if verdict.is_fresh:
+            self._on_taken()
+        self._note(taken=self._status.taken + verdict.is_fresh)
         await message.ack()
+        self._settled += 1
 
     async def _judge(self, body: bytes) -> Taken | Dead | None:
         """Return the verdict that is final, however long what it needs is away; None when it is time to stop."""

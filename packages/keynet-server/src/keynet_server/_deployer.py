@@ -32,6 +32,7 @@ from keynet_server._errors import (
     DeploymentPostponed,
     EngineRefused,
     EngineUnavailable,
+    JournalUnavailable,
     PackageElsewhere,
     RepositoryFailed,
 )
@@ -155,7 +156,7 @@ class Deployer:
 
         Raises:
             ClaimMissing: Another server may be acting on the model by now; it finishes the event.
-            DeploymentPostponed: Store, engine or disk do not answer now; nothing changed for who asks the model.
+            DeploymentPostponed: Store, engine, disk or journal do not answer now; who asks the model notices nothing.
             JournalUnavailable: The outcome could not be written down.
 
         """
@@ -315,7 +316,7 @@ def _may_pass(error: KeynetError) -> bool:
     """Return whether something may be mended without the package changing: then the event waits."""
     if isinstance(error, RepositoryFailed):
         return error.may_pass
-    return isinstance(error, EngineUnavailable | StoreForbidden | StoreUnavailable)
+    return isinstance(error, EngineUnavailable | JournalUnavailable | StoreForbidden | StoreUnavailable)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keynet_core import read_settings
+from keynet_core import SettingsInvalid, read_settings
 from keynet_server._settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -34,6 +34,14 @@ def examples(*lines: str) -> Callable[[Any], Any]:
 
 
 def settings_for(home: Path | None) -> ServerSettings:
-    """Return the settings of this process; `--home` before `KEYNET_HOME`."""
-    environ = {name: value for name, value in os.environ.items() if name != "TRITON_URL"}
+    """
+    Return the settings of this process; `--home` before `KEYNET_HOME`.
+
+    A TRITON_URL that a server could not use is a function's, as `grpc://` is, and no reason to refuse a command.
+    """
+    environ = dict(os.environ)
+    try:
+        read_settings(ServerSettings, {"TRITON_URL": environ.get("TRITON_URL", "")})
+    except SettingsInvalid:
+        del environ["TRITON_URL"]
     return read_settings(ServerSettings, environ, home=home.expanduser().absolute() if home else None)

@@ -12,6 +12,7 @@ from keynet_core import (
     EventInvalid,
     EventRefused,
     EventUndelivered,
+    KeynetError,
     LockTimeout,
     NameRefused,
     ObjectMissing,
@@ -35,10 +36,6 @@ from keynet_server._errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    from keynet_core import (
-        KeynetError,
-    )
 
 DONE, FAILED, USAGE, FORBIDDEN, NOT_FOUND, CONFLICT, UNAVAILABLE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
 
@@ -99,6 +96,16 @@ def print_error(error: KeynetError, *, as_json: bool) -> None:
     if "hint" in told:
         lines.append(f"  next  {told['hint']}")
     click.echo("\n".join([*lines, f"  code  {told['code']}"]), err=True)
+
+
+def report(error: KeynetError | OSError, *, as_json: bool) -> int:
+    """Print what ends a process, and return the exit code that stands for it."""
+    if isinstance(error, KeynetError):
+        print_error(error, as_json=as_json)
+        return exit_code_of(error)
+    told = KeynetError(f"{error.filename or 'the system'}: {error.strerror or error}", hint="keynet doctor")
+    print_error(told, as_json=as_json)
+    return FAILED
 
 
 def to_table(rows: Iterable[Sequence[str]], head: Sequence[str]) -> str:

@@ -11,9 +11,9 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from keynet_core import LockTimeout, locked, make_private_directory
+from keynet_core import LockTimeout, SettingsInvalid, locked, make_private_directory
 from keynet_server._errors import PortTaken
 
 if TYPE_CHECKING:
@@ -57,6 +57,27 @@ def reserved_ports(
         yield Ports(server=server, mlflow=mlflow, serving=serving, grpc=grpc)
 
 
+def require_free(host: str, port: int) -> None:
+    """
+    Check that a server can listen on an address, before it begins anything.
+
+    Raises:
+        PortTaken: Another program does.
+        SettingsInvalid: It is no address of this machine, or none that this user may have.
+
+    """
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise _no_address(where, error) from error
+    refusals = [_refusal(family, address) for family, _, _, _, address in found]
+    if any(refusal and refusal.errno == errno.EADDRINUSE for refusal in refusals):
+        raise PortTaken(f"{where} is in use", hint=f"ss -ltnp 'sport = :{port}' names who listens; or give --port")
+    if refusals[0] and all(refusals):  # a name may have an address of a family that this machine does not speak
+        raise _no_address(where, refusals[0])
+
+
 def listens(port: int, ancestor: int) -> bool | None:
     """
     Return whether a process, or one that it started, listens on a port of this machine; None when nobody can tell.
@@ -72,6 +93,22 @@ def listens(port: int, ancestor: int) -> bool | None:
         return any(_sockets_of(pid) & wanted for pid in _family(ancestor)) if wanted else None
     except OSError:
         return None
+
+
+def _refusal(family: int, address: Any) -> OSError | None:
+    """Return why an address cannot be listened on, or None."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
+def _no_address(where: str, error: OSError) -> SettingsInvalid:
+    told = f"the server cannot listen on {where}: {error.strerror or error}"
+    return SettingsInvalid(told, hint="give it another --host or --port")
 
 
 def _choose(option: str, asked: int | None, usual: int, take: Callable[[int], bool], say: Callable[[str], None]) -> int:
@@ -122,13 +159,7 @@ def _lock_directory(environ: Mapping[str, str]) -> Path:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
+    return _refusal(socket.AF_INET, (HOST, port)) is None
 
 
 def _listening(port: int) -> set[str]:

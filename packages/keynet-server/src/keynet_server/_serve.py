@@ -17,6 +17,7 @@ from keynet_core import (
     read_settings,
 )
 from keynet_server._errors import AlreadyUp
+from keynet_server._running import announced, server_lock
 from keynet_server._settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -82,25 +83,27 @@ def build_services(settings: ServerSettings, token: Secret, links: Links) -> Ser
     return Services(deployer=deployer, worker=worker, token=token, links=links, hosts=hosts, consumer=consumer)
 
 
-def start(services: Services) -> None:
-    """Put right what a crash left, then act on events."""
-    repaired = services.deployer.repair_links()
-    for name in repaired:
-        log.info("the link of %s was put back to what the journal calls live", name)
-    services.worker.start(repaired)
-    if services.consumer is not None:
-        services.consumer.start()
-
-
 def with_life(services: Services) -> FastAPI:
-    """Return the application, whose worker runs for as long as it does."""
+    """
+    Put right what a crash left, and return the application, which acts on events for as long as it runs.
+
+    Raises:
+        RepositoryFailed: The serving repository cannot be read or written.
+        JournalUnavailable: The database cannot be used.
+
+    """
     from keynet_server._app import create_app
 
     app = create_app(services)
+    repaired = services.deployer.repair_links()  # now: what the life of an application raises, uvicorn only logs
+    for name in repaired:
+        log.info("the link of %s was put back to what the journal calls live", name)
 
     @asynccontextmanager
     async def living(_app: FastAPI) -> AsyncIterator[None]:
-        start(services)
+        services.worker.start(repaired)
+        if services.consumer is not None:
+            services.consumer.start()
         yield
         if services.consumer is not None and not services.consumer.stop():
             log.warning("an event was being taken; the broker delivers it again")
@@ -124,7 +127,7 @@ def alone_on(home: Path, database: Path | None = None) -> Iterator[None]:
         AlreadyUp: Another server holds them, and does not end.
 
     """
-    lock = make_private_directory(home) / "run" / "server.lock"
+    lock = server_lock(make_private_directory(home))
     with ExitStack() as held:
         try:
             held.enter_context(locked(lock, timeout_s=_ENDING_S))
@@ -160,6 +163,7 @@ def serve(host: str, port: int, *, tracking: str | None) -> None:
 
     Raises:
         AlreadyUp: Another server runs on the same home.
+        PortTaken: Another program listens on the port.
         SettingsInvalid: A variable is missing, or cannot be used.
 
     """
@@ -167,16 +171,19 @@ def serve(host: str, port: int, *, tracking: str | None) -> None:
 
     from keynet_server._database import sqlite_file
     from keynet_server._pages import Links
+    from keynet_server._ports import require_free
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("alembic", "botocore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     for chatty in ("aio_pika", "aiormq"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)  # the consumer says once what they say each time
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # the consumer says once what they say each time
     settings = read_settings(ServerSettings, os.environ)
     if settings.token is None:
         raise SettingsInvalid("the server has no token to compare with", hint="set KEYNET_TOKEN, or run keynet up")
     links = Links(tracking=tracking, serving=settings.triton_url)
     with alone_on(settings.state_directory, sqlite_file(settings.journal_url)):
+        require_free(host, port)  # not before: a server that ends listens as long as it holds the home
         config = uvicorn.Config(
             with_life(build_services(settings, settings.token, links)),
             host=host,
@@ -188,4 +195,5 @@ def serve(host: str, port: int, *, tracking: str | None) -> None:
             timeout_keep_alive=5,
             limit_concurrency=256,
         )
-        uvicorn.Server(config).run()
+        with announced(settings.state_directory, host, port):
+            uvicorn.Server(config).run()

@@ -105,9 +105,10 @@ def candidates(history: Sequence[Deployment], placement: Placement) -> list[Plac
     Of a lower version only: an engine answers with the highest one when none is asked for, and that must be the live
     one. What an operator unloaded does not come back by itself, nor what a rollback took back.
     """
-    before = _origin({each.number: each for each in history}, placement.number)
+    by_number = {each.number: each for each in history}
+    before = _origin(by_number, placement.number)
     found: dict[str, Placement] = {}
-    for each in _until_unloaded(each for each in history if each.number < before):
+    for each in _without_taken_back(_until_unloaded(each for each in history if each.number < before), by_number):
         is_lower = int(each.served_version) < int(placement.version)
         if each.state in {"superseded", "deployed"} and is_lower and each.digest != placement.digest:
             found.setdefault(each.digest, to_placement(each))
@@ -135,6 +136,17 @@ def _until_unloaded(deployments: Iterable[Deployment]) -> Iterator[Deployment]:
     for each in deployments:
         if each.state == "unloaded":
             return
+        yield each
+
+
+def _without_taken_back(deployments: Iterable[Deployment], by_number: Mapping[int, Deployment]) -> Iterator[Deployment]:
+    """Yield the deployments, newest first, but for those between a rollback that went live and what it went back to."""
+    limit: int | None = None
+    for each in deployments:
+        if limit is not None and each.number > limit:
+            continue
+        if each.restores is not None and each.state in {"superseded", "deployed"}:
+            limit = _origin(by_number, each.number)
         yield each
 
 

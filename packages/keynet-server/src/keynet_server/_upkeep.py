@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keynet_core import KeynetError
-from keynet_server._errors import ClaimMissing, EngineRefused, EngineUnavailable, JournalUnavailable, RepositoryFailed
+from keynet_server._errors import (
+    ClaimMissing,
+    DeploymentPostponed,
+    DeploymentUnknown,
+    EngineRefused,
+    EngineUnavailable,
+    JournalUnavailable,
+    RepositoryFailed,
+)
 from keynet_server._sources import to_placement
 
 if TYPE_CHECKING:
@@ -65,17 +73,24 @@ class Upkeep:
             return False
         try:
             self._rollout.point(name, live)
+        except JournalUnavailable:
+            raise
         except KeynetError:
             # A link that points nowhere stops engines that load all they find; `doctor` tells of the model.
             self._repository.unlink(name)
         return True
 
     def reload(self, names: Iterable[ModelName]) -> list[tuple[ModelName, KeynetError]]:
-        """Have a running engine serve what it finds of these models; return what it does not, with reasons."""
+        """
+        Have a running engine serve what it finds of these models; return what it does not, with reasons.
+
+        A model of which nothing is live and a deployment is under way may answer already, when a server was killed, or
+        its database, before that was written down. The deployment loads it again, or takes it out.
+        """
         trouble: list[tuple[ModelName, KeynetError]] = []
         for name in sorted(names):
             with self._claims.hold(name) as claim:
-                reason = self.try_reload(name) if claim else ClaimMissing(f"another server acts on {name}")
+                reason = self._reload(name) if claim else ClaimMissing(f"another server acts on {name}")
             if reason is not None:
                 trouble.append((name, reason))
         return trouble
@@ -87,6 +102,17 @@ class Upkeep:
         except (EngineRefused, EngineUnavailable, RepositoryFailed) as error:
             return error
         return None
+
+    def _reload(self, name: ModelName) -> KeynetError | None:
+        if self._journal.live(name) is None and self._is_under_way(name):
+            return DeploymentPostponed(f"the first deployment of {name} is under way", after_link=True)
+        return self.try_reload(name)
+
+    def _is_under_way(self, name: ModelName) -> bool:
+        try:
+            return any(each.state == "deploying" for each in self._journal.history(name))
+        except DeploymentUnknown:  # another journal's
+            return False
 
     def ensure_served(self) -> list[tuple[Deployment, KeynetError]]:
         """Load what is live and not ready, and return what cannot be, each with the reason."""

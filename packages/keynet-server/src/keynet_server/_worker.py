@@ -162,6 +162,7 @@ class Worker:
             if self._stopping.is_set() or not self._act(received, claim):
                 break
             finished = True
+        finished = self._give_up_overtaken(subject) or finished
         newest = journal.newest_waiting(subject)
         if newest and turns.is_due(newest, time.monotonic()):
             finished = self._act(newest, claim) or finished
@@ -240,12 +241,13 @@ class Worker:
         if time.monotonic() < self._look_at_engine:
             return
         self._look_at_engine = time.monotonic() + _LOOK_S
-        stale, self._stale = self._stale, set()
-        for name, reason in self._deployer.reload(stale):
-            if isinstance(reason, ClaimMissing):
-                self._stale.add(name)  # whoever acts on it may have read the link before it was put right
+        still_stale: set[ModelName] = set()
+        for name, reason in self._deployer.reload(self._stale):
+            if isinstance(reason, ClaimMissing | DeploymentPostponed):
+                still_stale.add(name)  # whoever acts on it may have read the link before it was put right
             else:
                 self._complain(name, reason)
+        self._stale = still_stale
         trouble = self._deployer.ensure_served()
         for deployment, reason in trouble:
             self._complain(deployment.model, reason)

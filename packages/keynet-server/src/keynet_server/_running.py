@@ -1,0 +1,114 @@
+"""
+How the server of a home is run, by `keynet up` or alone, and where it and its model server are.
+
+A server alone writes its address into the home, for commands on the same machine or in the same container; it is
+believed while the server holds the home.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from keynet_core import read_endpoints, write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from keynet_core import Endpoints
+    from keynet_server._settings import ServerSettings
+
+UP, ALONE = "keynet up", "keynet server"
+_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not bound, but asked
+_EMBEDDED = ("mlflow", "keynet_serving")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What runs, as far as this process can know."""
+
+    start: str
+    """The command that starts it, or would."""
+
+    up: Endpoints | None = None
+    """What `keynet up` runs on this home."""
+
+    server: str | None = None
+    """The address of the keynet server."""
+
+    serving: str | None = None
+    """The HTTP address of the model server."""
+
+    is_held: bool = False
+    """Whether a server has this home."""
+
+
+def find_running(settings: ServerSettings) -> Running:
+    """Return what runs; what does not, is to be started as the settings are made for."""
+    home = settings.state_directory
+    up = read_endpoints(home)
+    if up is not None:
+        return Running(start=UP, up=up, server=up.server, serving=up.serving, is_held=True)
+    is_held = _is_held(server_lock(home))
+    server = settings.url or read_address(home)
+    is_alone = is_held or is_set_up_alone(settings)
+    return Running(start=ALONE if is_alone else UP, server=server, serving=settings.triton_url, is_held=is_held)
+
+
+def is_set_up_alone(settings: ServerSettings) -> bool:
+    """Return whether a server without the engines is meant: it is elsewhere, could start, or they are not here."""
+    could_start = settings.triton_url is not None and settings.token is not None
+    return could_start or settings.url is not None or any(find_spec(module) is None for module in _EMBEDDED)
+
+
+def server_lock(home: Path) -> Path:
+    """Return the file whose lock a server holds for as long as it runs on a home."""
+    return home / "run" / "server.lock"
+
+
+@contextmanager
+def announced(home: Path, host: str, port: int) -> Iterator[None]:
+    """Tell other processes of this home where the server that holds it listens."""
+    name = _EVERYWHERE.get(host, host)
+    file = _address_file(home)
+    write_durably(file, json.dumps({"url": f"http://{f'[{name}]' if ':' in name else name}:{port}"}).encode())
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def read_address(home: Path) -> str | None:
+    """Return where the server that holds a home listens, or None; what a killed one left is not believed."""
+    try:
+        told = json.loads(_address_file(home).read_bytes())
+    except (OSError, ValueError):
+        return None
+    url = told.get("url") if isinstance(told, dict) else None
+    return url if isinstance(url, str) and _is_held(server_lock(home)) else None
+
+
+def _address_file(home: Path) -> Path:
+    return home / "run" / "server.json"
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
+    except BlockingIOError:
+        return True
+    else:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        return False
+    finally:
+        os.close(handle)
