@@ -8,69 +8,88 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from deploy.debian import make_system
 from deploy.files import DEPLOY, ROOT
+from deploy.processes import ProgramFailed, call, own_mounts, to_the_end
+from engines._guardian import Guardian
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BASE = "localhost/debian-python:3.11"
-SUITE = "bookworm"
-PACKAGES = "ca-certificates,python3,python3-venv"
-KEPT = {"cert", "index-url", "extra-index-url", "trusted-host", "proxy"}
-
-
-def skip_without_buildah():
-    """Skip when an image cannot be built here."""
-    for name in ("buildah", "debootstrap"):
-        if shutil.which(name) is None:
-            pytest.skip("needs buildah and debootstrap: apt-get install buildah debootstrap")
-    if os.getuid() != 0:
-        pytest.skip("needs root: debootstrap makes a system that belongs to root")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PROGRAMS = ("buildah", "mmdebstrap")
+# The second one copies every layer whole, and works where the first does not.
+DRIVERS = ("overlay", "vfs")
+KEPT = {"cert", "index-url", "extra-index-url", "find-links", "trusted-host", "proxy"}
 
 
 class Buildah:
     """A store of images of its own, in a directory that is removed afterwards."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, watch: Callable[[int], None], before: list[str]) -> None:
         self.directory = directory
-        self.mounts = self._pip_settings()
-        self.driver = "overlay"
-        # The other driver copies every layer whole, and works everywhere.
-        if subprocess.run(self.command("info"), capture_output=True, check=False).returncode:
-            self.driver = "vfs"
+        self.watch = watch
+        self.before = before
+        self.driver = DRIVERS[0]
 
     def command(self, *arguments: str) -> list[str]:
-        store = ["--root", str(self.directory / self.driver), "--runroot", str(self.directory / "run")]
-        return ["buildah", "--storage-driver", self.driver, *store, *arguments]
+        store = self.directory / self.driver
+        places = ["--root", str(store / "root"), "--runroot", str(store / "run")]
+        return [*self.before, "buildah", "--storage-driver", self.driver, *places, *arguments]
 
-    def call(self, *arguments: str, timeout_s: float = 600) -> str:
-        done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=timeout_s, check=False, cwd=ROOT
-        )
-        assert done.returncode == 0, f"{arguments}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-        return done.stdout
+    def call(self, *arguments: str, timeout_s: float = 900) -> str:
+        return call(self.command(*arguments), timeout_s=timeout_s, watch=self.watch)
+
+    def choose_driver(self) -> None:
+        """Choose the first driver with which a container runs here."""
+        refused = []
+        for driver in DRIVERS:
+            self.driver = driver
+            try:
+                self._run_something()
+            except ProgramFailed as error:
+                refused.append(f"{driver}: {error.reason}")
+            else:
+                return
+        raise ProgramFailed("a container of nothing but `true`", "; ".join(refused))
+
+    def _run_something(self) -> None:
+        """Make a container that holds `true` and the libraries of it, and run it."""
+        program = shutil.which("true")
+        told = call(["ldd", program], timeout_s=60).split()
+        system = self.directory / "true"
+        for each in (program, *(word for word in told if word.startswith("/"))):
+            copy = system / each.lstrip("/")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(each, copy)
+        container = self.call("from", "scratch", timeout_s=120).strip()
+        self.call("copy", container, str(system), "/", timeout_s=120)
+        call(self.run_command(container, program), timeout_s=120, watch=self.watch)
+        self.call("rm", container, timeout_s=120)
 
     def make_base(self) -> None:
-        """Make a small Debian with Python: what stands for the base that a registry would give."""
-        system = self.directory / "system"
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(system)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-        shutil.rmtree(system / "var/cache/apt/archives")
+        """Make the image that ours are built on."""
+        archive = self.directory / "system.tar"
+        make_system(archive, self.watch)
         container = self.call("from", "scratch").strip()
-        self.call("copy", container, str(system), "/")
-        self.call("config", "--env", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", container)
+        self.call("add", container, str(archive), "/")
+        self.call("config", "--env", f"PATH={PATH}", container)
         self.call("commit", "--rm", container, BASE)
-        shutil.rmtree(system)
+        archive.unlink()
 
     def build(self, dockerfile: str, tag: str) -> str:
         """Build one of our images on the base."""
         settings = [
             "--build-arg",
             f"BASE={BASE}",
-            *(f"--volume={source}:{target}:ro" for source, target in self.mounts),
+            *(f"--volume={source}:{target}:ro" for source, target in self._pip_settings()),
         ]
         options = ["--isolation", "chroot", "--format", "docker", "--pull-never", *settings]
         self.call("build", *options, "--file", str(DEPLOY / dockerfile), "--tag", tag, str(ROOT))
@@ -91,8 +110,7 @@ class Buildah:
 
     def run(self, container: str, *command: str, environ=None) -> subprocess.CompletedProcess[str]:
         """Run a program in a container, as the image's user."""
-        full = self.run_command(container, *command, environ=environ)
-        return subprocess.run(full, capture_output=True, text=True, timeout=300, check=False)
+        return to_the_end(self.run_command(container, *command, environ=environ), timeout_s=300, watch=self.watch)
 
     def run_command(self, container: str, *command: str, environ=None) -> list[str]:
         variables = [f"--env={name}={value}" for name, value in (environ or {}).items()]
@@ -100,24 +118,48 @@ class Buildah:
 
     def _pip_settings(self) -> list[tuple[str, str]]:
         """Return what a build has to see to reach the package index that this machine reaches: never in the files."""
-        asked = [sys.executable, "-m", "pip", "config", "list"]
-        lines = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
         told = {}
-        for line in lines:
+        for line in call([sys.executable, "-m", "pip", "config", "list"], timeout_s=120).splitlines():
             key, _, value = line.partition("=")
-            option, text = key.rpartition(".")[2], value.strip("'")
-            if option in KEPT and "file://" not in text:
-                told[option] = text
+            told[key.rpartition(".")[2]] = value.strip("'")
+        kept = {option: text for option, text in told.items() if option in KEPT}
         settings = self.directory / "pip.conf"
-        settings.write_text("[global]\n" + "".join(f"{option} = {text}\n" for option, text in told.items()))
-        mounts = [(str(settings), "/etc/pip.conf")]
-        return mounts + ([(told["cert"], told["cert"])] if "cert" in told else [])
+        settings.write_text("[global]\n" + "".join(f"{option} = {text}\n" for option, text in kept.items()))
+        seen = {place for option, text in kept.items() for word in text.split() for place in _places(option, word)}
+        return [(str(settings), "/etc/pip.conf"), *((place, place) for place in sorted(seen))]
+
+
+def _places(option: str, word: str) -> list[str]:
+    """Return the directory or file of this machine's that a word of pip's settings names."""
+    path = Path(word.removeprefix("file://"))
+    # The pages of an index link to files beside it.
+    place = path.parent if option.endswith("index-url") and len(path.parents) > 2 else path
+    return [str(place)] if place.is_absolute() and place.exists() else []
 
 
 @contextmanager
 def open_buildah():
-    directory = Path(tempfile.mkdtemp(prefix="keynet-images-"))
-    try:
-        yield Buildah(directory)
-    finally:
-        shutil.rmtree(directory)
+    """
+    Open a store of images; skip where none can be built.
+
+    That buildah is not installed is a failure with CI=true. That this machine refuses to run a container is not: the
+    reason says what it refused.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("images are built by root alone, and this is not root")
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)}: make engines")
+    with ExitStack() as ending:
+        guardian = ending.enter_context(closing(Guardian()))
+        directory = Path(tempfile.mkdtemp(prefix="keynet-images-"))
+        guardian.remove(str(directory))
+        ending.callback(shutil.rmtree, directory)
+        # apt, which is not root when it fetches, has to pass.
+        directory.chmod(0o755)
+        try:
+            buildah = Buildah(directory, guardian.watch, ending.enter_context(own_mounts(guardian.watch)))
+            buildah.choose_driver()
+        except ProgramFailed as error:
+            pytest.skip(f"buildah is installed and cannot run a container on this machine: {error.reason}")
+        yield buildah

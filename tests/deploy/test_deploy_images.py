@@ -2,27 +2,31 @@
 
 import http.client
 import json
-import os
-import signal
-import socket
-import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import closing
 
 import pytest
 
-from deploy.buildah import open_buildah, skip_without_buildah
+from deploy.buildah import open_buildah
+from deploy.processes import running
+from engines._ports import Ports
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1800)
 DEADLINE_S = 120.0
 
 
 @pytest.fixture(scope="module")
 def buildah():
-    skip_without_buildah()
     with open_buildah() as made:
         made.make_base()
         yield made
+
+
+@pytest.fixture
+def port():
+    """A port of this machine's, which a container shares; nobody else in the tests has it."""
+    with closing(Ports(1)) as ports:
+        yield ports.first
 
 
 @pytest.fixture(scope="module")
@@ -38,27 +42,6 @@ def function_image(buildah):
 @pytest.fixture(scope="module")
 def mlflow_image(buildah):
     return buildah.build("Dockerfile.mlflow", "localhost/keynet-mlflow:tests")
-
-
-@contextmanager
-def running(command, log):
-    """Run a program in a group of its own, which is ended with all that it started."""
-    with log.open("wb") as told:
-        process = subprocess.Popen(command, stdout=told, stderr=told, start_new_session=True)
-    try:
-        yield process
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def await_answer(port, path, process, log):
@@ -77,6 +60,14 @@ def await_answer(port, path, process, log):
             connection.close()
 
 
+def await_health(buildah, container, command, *, is_healthy):
+    """Wait until the image's own health check says so."""
+    deadline = time.monotonic() + DEADLINE_S
+    while (buildah.run(container, *command).returncode == 0) != is_healthy:
+        assert time.monotonic() < deadline, f"the health check never said {is_healthy}"
+        time.sleep(0.2)
+
+
 def test_the_server_is_in_its_image_and_is_nobody_special(buildah, server_image):
     with buildah.container(server_image) as container:
         assert buildah.run(container, "keynet", "--version").stdout == "keynet, version 0.9.0\n"
@@ -91,20 +82,21 @@ def test_the_server_is_in_its_image_and_is_nobody_special(buildah, server_image)
         assert buildah.run(container, "touch", "/opt/keynet/bin/mine").returncode != 0
 
 
-def test_the_server_of_the_image_starts_with_its_own_command_and_is_found_healthy(buildah, server_image, tmp_path):
-    config, port, log = buildah.config(server_image), free_port(), tmp_path / "log"
-    # On a port of this machine's, which the container shares.
+def test_the_server_of_the_image_starts_with_its_own_command_and_is_found_healthy(
+    buildah, server_image, port, tmp_path
+):
+    config, log = buildah.config(server_image), tmp_path / "log"
     command = [each.replace("8700", str(port)) for each in config["Entrypoint"] + config["Cmd"]]
-    health = [each.replace("8700", str(port)) for each in config["Healthcheck"]["Test"]]
-    assert health[0] == "CMD"
+    word, *health = [each.replace("8700", str(port)) for each in config["Healthcheck"]["Test"]]
+    assert word == "CMD"
     environ = {"KEYNET_TOKEN": "of-the-test", "TRITON_URL": "http://127.0.0.1:9"}
     with buildah.container(server_image) as container:
-        assert buildah.run(container, *health[1:]).returncode != 0
-        with running(buildah.run_command(container, *command, environ=environ), log) as process:
+        assert buildah.run(container, *health).returncode != 0
+        with running(buildah.run_command(container, *command, environ=environ), log, buildah.watch) as process:
             assert await_answer(port, "/healthz", process, log) == (200, '{"status":"ok"}')
-            assert buildah.run(container, *health[1:]).returncode == 0
+            await_health(buildah, container, health, is_healthy=True)
             assert await_answer(port, "/readyz", process, log)[0] == 503, "there is no model server"
-        assert buildah.run(container, *health[1:]).returncode != 0, "it has ended"
+        await_health(buildah, container, health, is_healthy=False)
 
 
 def test_the_server_of_the_image_says_what_it_lacks(buildah, server_image):
@@ -163,15 +155,16 @@ def test_a_function_answers_in_its_image_with_a_model_in_its_own_process(buildah
         assert buildah.run(container, "python3", "-c", "import pip").returncode != 0
 
 
-def test_mlflow_of_the_image_keeps_its_runs_in_postgresql(buildah, mlflow_image, postgresql, tmp_path):
-    config, port, log = buildah.config(mlflow_image), free_port(), tmp_path / "log"
+@pytest.mark.slow
+def test_mlflow_of_the_image_keeps_its_runs_in_postgresql(buildah, mlflow_image, postgresql, port, tmp_path):
+    config, log = buildah.config(mlflow_image), tmp_path / "log"
     command = [each.replace("5000", str(port)) for each in config["Entrypoint"] + config["Cmd"]]
     health = [each.replace("5000", str(port)) for each in config["Healthcheck"]["Test"][1:]]
     environ = {"MLFLOW_BACKEND_STORE_URI": postgresql.database(), "MLFLOW_WORKERS": "1"}
     with buildah.container(mlflow_image) as container:
-        with running(buildah.run_command(container, *command, environ=environ), log) as process:
+        with running(buildah.run_command(container, *command, environ=environ), log, buildah.watch) as process:
             assert await_answer(port, "/health", process, log) == (200, "OK")
-            assert buildah.run(container, *health).returncode == 0
+            await_health(buildah, container, health, is_healthy=True)
             found = await_answer(port, "/api/2.0/mlflow/experiments/get?experiment_id=0", process, log)
             assert json.loads(found[1])["experiment"]["name"] == "Default"
         assert buildah.run(container, "python3", "-c", "import boto3, psycopg").returncode == 0
