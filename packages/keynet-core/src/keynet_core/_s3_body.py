@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LEAST_BYTES = 16 << 10
 """What a body has to bring in each time-out, or its rest: a socket's own time-out begins again with every byte."""
 
-_PIECE_BYTES = 8 << 20
+_PIECE_BYTES = 1 << 20
 _REST_BYTES = 128 << 10
 """What is read as it comes; more than `LEAST_BYTES` and what lies in buffers above the socket."""
 
