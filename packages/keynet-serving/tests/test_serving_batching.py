@@ -71,6 +71,15 @@ def test_a_preferred_size_does_not_wait_for_the_delay(models, server):
     assert executions(server, "m") == (1, 2, [2])
 
 
+def test_a_model_that_is_tiny_and_has_no_delay_counts_every_request(models, server):
+    """From the second request on none of them goes through the queue."""
+    models.scaled("m", 2, config=config("dynamic_batching {}"))
+    server.load("m")
+    for seed in range(4):
+        np.testing.assert_array_equal(server.infer("m", {"x": rows(2, seed)})["y"], rows(2, seed) * 2)
+    assert executions(server, "m") == (4, 8, [2])
+
+
 def test_without_dynamic_batching_every_request_runs_alone(models, server):
     models.scaled("m", 2, config=config(""))
     server.load("m")

@@ -107,6 +107,8 @@ class ServedVersion:
         names = self._names if outputs is None else tuple(outputs)
         if self.batcher is None:
             answers = self._run(names, feeds, arrived_ns)
+        elif self.pace.is_tiny() and not self.batcher.has_delay:
+            answers = self._run(names, feeds, arrived_ns, _size_of(feeds))
         else:
             answers = self.batcher.run(self._to_work(names, feeds, arrived_ns))
         if self._is_plain:
@@ -172,8 +174,8 @@ class ServedVersion:
         return Batcher(self._execute, BatchPolicy.from_config(self.config))
 
     def _to_work(self, names: Sequence[str], feeds: Mapping[str, Array], arrived_ns: int) -> Work:
-        size = sum(feed.nbytes for feed in feeds.values())
-        return Work(feeds=feeds, outputs=names, rows=self._rows(feeds), size_bytes=size, arrived_ns=arrived_ns)
+        rows, size_bytes = self._rows(feeds), _size_of(feeds)
+        return Work(feeds=feeds, outputs=names, rows=rows, size_bytes=size_bytes, arrived_ns=arrived_ns)
 
     def _rows(self, feeds: Mapping[str, Array]) -> int:
         return next(iter(feeds.values())).shape[0] if self.contract.max_batch_size > 0 and feeds else 1
@@ -305,8 +307,11 @@ class Call:
         )
 
 
-def _to_request(name: str, arrays: Mapping[str, Array], outputs: Sequence[str] | None) -> InferRequest:
+def _size_of(feeds: Mapping[str, Array]) -> int:
+    return sum(feed.nbytes for feed in feeds.values())
 
+
+def _to_request(name: str, arrays: Mapping[str, Array], outputs: Sequence[str] | None) -> InferRequest:
     inputs = tuple(
         InferInput(name=each, datatype=DataType.from_numpy(array.dtype).kserve, shape=tuple(array.shape), data=array)
         for each, array in arrays.items()
