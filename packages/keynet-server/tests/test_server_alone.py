@@ -158,6 +158,12 @@ def test_a_port_that_is_in_use_ends_the_server_in_a_sentence(refusal):
     assert (status, lines[0], lines[-1]) == (5, f"error: 127.0.0.1:{port} is in use", "  code  up.port_taken")
 
 
+def test_a_name_that_cannot_be_one_ends_the_server_in_a_sentence(refusal):
+    status, lines = refusal("--host", "a" * 70, "--port", "8700")
+    assert (status, lines[-1]) == (2, "  code  settings.invalid")
+    assert lines[0].startswith(f"error: the server cannot listen on {'a' * 70}:8700: ")
+
+
 def test_an_address_of_another_machine_ends_the_server_in_a_sentence(refusal):
     status, lines = refusal("--host", "192.0.2.1", "--port", "8700")
     assert (status, lines[-1]) == (2, "  code  settings.invalid")

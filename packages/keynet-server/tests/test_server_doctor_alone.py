@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 
 import pytest
 
-from keynet_core import EventRefused, EventUndelivered, ModelPublished, Outbox, locked, read_settings
+from keynet_core import EventRefused, EventUndelivered, ModelPublished, Outbox, locked, read_settings, up_lock
 from keynet_server import ServerSettings
 from keynet_server._options import settings_for
 from keynet_server._running import announced, find_running, read_address, server_lock
@@ -49,28 +50,29 @@ def findings(keynet):
     return findings
 
 
-@pytest.fixture
-def server(environ, own_serving, home, tmp_path):
+@pytest.fixture(params=["0.0.0.0"])
+def server(request, environ, own_serving, home, tmp_path):
     """Run `keynet server` on the model server; nobody but its home says where it listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    host = "127.0.0.1" if request.param == "0.0.0.0" else request.param
+    with socket.create_server((host, 0)) as free:
         port = free.getsockname()[1]
     repository = {"TRITON_URL": own_serving.url, "KEYNET_SERVING_REPOSITORY": str(own_serving.root)}
     with (tmp_path / "server.log").open("wb") as log:
-        command = [*KEYNET, "server", "--host", "0.0.0.0", "--port", str(port)]
+        command = [*KEYNET, "server", "--host", request.param, "--port", str(port)]
         process = subprocess.Popen(command, env=environ | repository, stdout=log, stderr=log)
     deadline = time.monotonic() + DEADLINE_S
-    while not answers(port):
+    while not answers(host, port):
         assert process.poll() is None, (tmp_path / "server.log").read_text()
         assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
         time.sleep(0.05)
-    yield process, f"http://127.0.0.1:{port}"
+    yield process, f"http://{host}:{port}"
     process.kill()
     process.wait()
 
 
-def answers(port):
+def answers(host, port):
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        socket.create_connection((host, port), timeout=10).close()
     except OSError:
         return False
     return True
@@ -99,6 +101,7 @@ def test_without_its_address_the_model_server_is_not_guessed(server, findings):
     assert "served" not in found
 
 
+@pytest.mark.parametrize("server", ["0.0.0.0", "127.0.0.2"], indirect=True)
 def test_commands_ask_the_server_that_holds_the_home(server, keynet):
     done = keynet("models", "list")
     assert done.returncode == 0
@@ -170,10 +173,36 @@ def test_the_address_of_a_server_is_believed_while_it_holds_the_home(home, host,
     with locked(server_lock(home), timeout_s=1):
         with announced(home, host, 8700):
             assert read_address(home) == url
+            assert stat.S_IMODE((home / "run" / "server.json").stat().st_mode) == 0o600
+            assert stat.S_IMODE((home / "run").stat().st_mode) == 0o700
             assert find_running(read_settings(ServerSettings, {}, home=home)).start == "keynet server"
         assert read_address(home) is None
-    (home / "run" / "server.json").write_text(json.dumps({"url": url}))
+    (home / "run" / "server.json").write_text(json.dumps({"url": url, "host": socket.gethostname()}))
     assert read_address(home) is None
+
+
+def test_an_address_of_another_host_that_shares_the_volume_is_not_believed(home):
+    with locked(server_lock(home), timeout_s=1):
+        (home / "run" / "server.json").write_text(json.dumps({"url": "http://127.0.0.1:8700", "host": "elsewhere"}))
+        assert read_address(home) is None
+
+
+def test_a_server_that_begins_takes_away_what_an_earlier_one_left(keynet, home):
+    """Else the token would go to whoever listens there now, until this one listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, locked(server_lock(home), timeout_s=1):
+        left = home / "run" / "server.json"
+        left.write_text(json.dumps({"url": "http://127.0.0.1:9", "host": socket.gethostname()}))
+        assert read_address(home) == "http://127.0.0.1:9"
+        port = str(taken.getsockname()[1])
+    with socket.create_server(("127.0.0.1", int(port))):
+        assert keynet("server", "--port", port, TRITON_URL="http://127.0.0.1:9").returncode == 5
+    assert not left.exists()
+
+
+def test_an_up_that_does_not_answer_yet_is_not_taken_for_a_server_alone(home):
+    with locked(up_lock(home), timeout_s=1), locked(server_lock(home), timeout_s=1):
+        running = find_running(read_settings(ServerSettings, {}, home=home))
+        assert (running.start, running.server, running.is_held) == ("keynet up", None, True)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"url": 3}', "{"])

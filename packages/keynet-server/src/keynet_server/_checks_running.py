@@ -30,6 +30,8 @@ def check_server(settings: ServerSettings, running: Running) -> Iterator[Finding
         yield _look_at_up(settings, running.up)
     elif running.start == ALONE:
         yield _look_at_server(settings, running)
+    elif running.is_held:
+        yield warning("endpoints", "keynet up has this home, and does not answer yet", "ask again in a moment")
     elif (settings.state_directory / "run" / "endpoints.json").exists():
         yield warning("endpoints", "a killed keynet up left addresses behind; nobody believes them", running.start)
     else:
@@ -53,7 +55,8 @@ def _look_at_server(settings: ServerSettings, running: Running) -> Finding:
     try:
         ServerClient(url=running.server, timeout_s=_TIMEOUT_S, start=ALONE).get("/healthz")
     except ServerUnreachable as trouble:
-        return error("server", trouble.message, trouble.hint)
+        # One that holds the home cannot be started a second time.
+        return error("server", trouble.message, "end it and start it again" if running.is_held else trouble.hint)
     except ServerRefused as trouble:
         return error("server", trouble.message, f"curl -i {running.server}/healthz")
     return ok("server", f"the keynet server at {running.server} answers")

@@ -69,7 +69,7 @@ def require_free(host: str, port: int) -> None:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name with a part of over 63 letters
         raise _no_address(where, error) from error
     refusals = [_refusal(family, address) for family, _, _, _, address in found]
     if any(refusal and refusal.errno == errno.EADDRINUSE for refusal in refusals):
@@ -106,8 +106,8 @@ def _refusal(family: int, address: Any) -> OSError | None:
     return None
 
 
-def _no_address(where: str, error: OSError) -> SettingsInvalid:
-    told = f"the server cannot listen on {where}: {error.strerror or error}"
+def _no_address(where: str, error: Exception) -> SettingsInvalid:
+    told = f"the server cannot listen on {where}: {getattr(error, 'strerror', None) or error}"
     return SettingsInvalid(told, hint="give it another --host or --port")
 
 

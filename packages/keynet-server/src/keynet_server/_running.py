@@ -2,7 +2,7 @@
 How the server of a home is run, by `keynet up` or alone, and where it and its model server are.
 
 A server alone writes its address into the home, for commands on the same machine or in the same container; it is
-believed while the server holds the home.
+believed while the server holds the home, and on the host that wrote it: a volume may be shared by containers.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from keynet_core import read_endpoints, write_durably
+from keynet_core import make_private_directory, read_endpoints, up_lock, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +56,8 @@ def find_running(settings: ServerSettings) -> Running:
     up = read_endpoints(home)
     if up is not None:
         return Running(start=UP, up=up, server=up.server, serving=up.serving, is_held=True)
+    if _is_held(up_lock(home)):  # it is starting, or what it started is ending
+        return Running(start=UP, is_held=True)
     is_held = _is_held(server_lock(home))
     server = settings.url or read_address(home)
     is_alone = is_held or is_set_up_alone(settings)
@@ -74,14 +77,25 @@ def server_lock(home: Path) -> Path:
 
 @contextmanager
 def announced(home: Path, host: str, port: int) -> Iterator[None]:
-    """Tell other processes of this home where the server that holds it listens."""
-    name = _EVERYWHERE.get(host, host)
-    file = _address_file(home)
-    write_durably(file, json.dumps({"url": f"http://{f'[{name}]' if ':' in name else name}:{port}"}).encode())
+    """Tell other processes of this home, and of this user, where the server that holds it listens: tokens go there."""
+    told = {"url": f"http://{name_of(host)}:{port}", "host": socket.gethostname()}
+    make_private_directory(home / "run").chmod(0o700)  # a lock may have made it before
+    write_durably(_address_file(home), json.dumps(told).encode(), mode=0o600)
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        forget_address(home)
+
+
+def forget_address(home: Path) -> None:
+    """Take away what an earlier server left, also one that SIGTERM ended: from now on this one holds the home."""
+    _address_file(home).unlink(missing_ok=True)
+
+
+def name_of(host: str) -> str:
+    """Return what a server that listens on an address is called in URLs of this machine."""
+    name = _EVERYWHERE.get(host, host)
+    return f"[{name}]" if ":" in name else name
 
 
 def read_address(home: Path) -> str | None:
@@ -90,7 +104,9 @@ def read_address(home: Path) -> str | None:
         told = json.loads(_address_file(home).read_bytes())
     except (OSError, ValueError):
         return None
-    url = told.get("url") if isinstance(told, dict) else None
+    if not isinstance(told, dict) or told.get("host") != socket.gethostname():
+        return None
+    url = told.get("url")
     return url if isinstance(url, str) and _is_held(server_lock(home)) else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from keynet_core import (
@@ -16,14 +17,15 @@ from keynet_core import (
     open_store,
     read_settings,
 )
-from keynet_server._errors import AlreadyUp
-from keynet_server._running import announced, server_lock
+from keynet_server._errors import AlreadyUp, PortTaken
+from keynet_server._running import announced, forget_address, name_of, server_lock
 from keynet_server._settings import ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    import uvicorn
     from fastapi import FastAPI
 
     from keynet_core import Secret
@@ -182,10 +184,13 @@ def serve(host: str, port: int, *, tracking: str | None) -> None:
     if settings.token is None:
         raise SettingsInvalid("the server has no token to compare with", hint="set KEYNET_TOKEN, or run keynet up")
     links = Links(tracking=tracking, serving=settings.triton_url)
-    with alone_on(settings.state_directory, sqlite_file(settings.journal_url)):
+    home = settings.state_directory
+    with alone_on(home, sqlite_file(settings.journal_url)):
+        forget_address(home)
         require_free(host, port)  # not before: a server that ends listens as long as it holds the home
+        services = build_services(settings, settings.token, links)
         config = uvicorn.Config(
-            with_life(build_services(settings, settings.token, links)),
+            with_life(replace(services, hosts={*services.hosts, name_of(host)})),
             host=host,
             port=port,
             log_config=None,
@@ -195,5 +200,18 @@ def serve(host: str, port: int, *, tracking: str | None) -> None:
             timeout_keep_alive=5,
             limit_concurrency=256,
         )
-        with announced(settings.state_directory, host, port):
-            uvicorn.Server(config).run()
+        with announced(home, host, port):
+            _run(uvicorn.Server(config))
+
+
+def _run(server: uvicorn.Server) -> None:
+    try:
+        server.run()
+    except SystemExit as error:
+        if server.started or server.lifespan.should_exit:
+            raise
+        where = f"{server.config.host}:{server.config.port}"
+        raise PortTaken(
+            f"{where} was taken while the server started",
+            hint=f"ss -ltnp 'sport = :{server.config.port}' names who listens; or give --port",
+        ) from error
