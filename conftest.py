@@ -44,7 +44,8 @@ def pytest_make_collect_report() -> Generator[None, CollectReport, CollectReport
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    failed = {report.nodeid for report in terminalreporter.stats.get("failed", [])}
+    ended = (*terminalreporter.stats.get("failed", []), *terminalreporter.stats.get("error", []))
+    failed = {report.nodeid for report in ended}
     for report in terminalreporter.stats.get("rerun", []):
         if report.nodeid not in failed:
             terminalreporter.section(f"PASSED ONLY THE SECOND TIME: {report.nodeid}")

@@ -9,6 +9,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 INNER = """
 from pathlib import Path
+import pytest
+
+@pytest.fixture
+def broken():
+    raise ValueError("never there")
+
+def test_without_its_engine(broken):
+    pass
 
 def test_that_loses_a_race():
     once = Path("once")
@@ -28,10 +36,12 @@ def test_a_race_is_told_and_a_fault_fails(tmp_path):
     environ = {"PYTHONPATH": str(ROOT / "tests")}
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "1 failed, 1 passed, 2 rerun" in done.stdout
+    assert "1 failed, 1 passed, 1 error, 3 rerun" in done.stdout
     first, _, told = done.stdout.partition("PASSED ONLY THE SECOND TIME: test_inner.py::test_that_loses_a_race")
     assert "ValueError: broken" in first
     assert "ValueError: lost the race" in told
+    assert "never there" in first
+    assert done.stdout.count("PASSED ONLY THE SECOND TIME") == 1
     assert "broken" not in told.partition("short test summary")[0]
 
 

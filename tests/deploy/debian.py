@@ -15,16 +15,21 @@ PACKAGES = "ca-certificates,python3,python3-venv"
 UNREAD = ("doc", "info", "locale", "man")
 
 
-def make_system(archive, watch, mirror=None):
-    """Write the files of a Debian into a tar archive, or skip; apt tries four times to fetch what it needs."""
+def make_system(archive, watch, before=(), mirror=None):
+    """
+    Write the files of a Debian into a tar archive, or skip; apt tries four times to fetch what it needs.
+
+    `before` begins the command line: what mmdebstrap mounts of this machine must not be below our directory for others.
+    """
     command = [
+        *before,
         "mmdebstrap",
         "--variant=apt",
         f"--include={PACKAGES}",
         "--skip=output/dev",
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in UNREAD),
-        *(f"--aptopt={line}" for line in _network_settings()),
+        *(f"--aptopt={line}" for line in _apt_settings()),
         SUITE,
         str(archive),
         *([mirror] if mirror else _mirror()),
@@ -34,19 +39,21 @@ def make_system(archive, watch, mirror=None):
         call(command, timeout_s=900, watch=watch, env=os.environ | {"TMPDIR": str(archive.parent)})
     except ProgramFailed as error:
         said = [line for line in str(error).splitlines() if line.startswith("E: ")]
-        pytest.skip(f"needs a mirror of Debian that answers: {(said or [error.reason])[0]}")
+        pytest.skip(f"mmdebstrap makes no Debian on this machine: {(said or [error.reason])[0]}")
 
 
-def _network_settings():
-    """Return how apt reaches the network on this machine: proxies, certificates, time-outs."""
+def _apt_settings():
+    """Return how apt reaches the network on this machine, and what it believes of dates."""
     lines = _ask("apt-config", "dump", "--no-empty", "--format", '%f "%v";%n')
-    return ['Acquire::Retries "3"', *(line for line in lines if line.startswith("Acquire::http"))]
+    kept = ("Acquire::http", "Acquire::Check-")
+    return ['Acquire::Retries "3"', *(line for line in lines if line.startswith(kept))]
 
 
 def _mirror():
     """Return where this machine's apt gets the suite from; nothing when it gets another one, and mmdebstrap chooses."""
-    lines = _ask("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages")
-    return [line.split()[0] for line in lines if line.split()[1:] == [SUITE, "main"]][:1]
+    told = "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)"
+    lines = _ask("apt-get", "indextargets", "--format", told, "Created-By: Packages")
+    return [line.split()[0] for line in lines if line.split()[1:] == [SUITE, "main", "Debian"]][:1]
 
 
 def _ask(*command):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class ProgramFailed(Exception):
@@ -36,7 +36,7 @@ def to_the_end(command, *, timeout_s, watch=None, **options):
             watch(process.pid)
         out, err = process.communicate(timeout=timeout_s)
     except BaseException as error:
-        os.killpg(process.pid, signal.SIGKILL)
+        _end(process, signal.SIGKILL)
         process.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
             raise ProgramFailed(" ".join(command), f"it did not end within {timeout_s} s") from None
@@ -54,20 +54,25 @@ def call(command, *, timeout_s, **options):
 
 
 @contextmanager
-def running(command, log, watch):
+def running(command, log, watch, environ):
     """Run a program in a group of its own, which is ended with all that it started."""
     with log.open("wb") as told:
-        process = subprocess.Popen(command, stdout=told, stderr=told, start_new_session=True)
+        process = subprocess.Popen(command, stdout=told, stderr=told, env=environ, start_new_session=True)
     try:
         watch(process.pid)
         yield process
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        _end(process, signal.SIGTERM)
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            _end(process, signal.SIGKILL)
             process.wait()
+
+
+def _end(process, number):
+    with suppress(ProcessLookupError):  # it ended by itself
+        os.killpg(process.pid, number)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from contextlib import closing
 import pytest
 
 from deploy.buildah import open_buildah
-from deploy.processes import running
 from engines._ports import Ports
 
 pytestmark = pytest.mark.timeout(1800)
@@ -92,7 +91,7 @@ def test_the_server_of_the_image_starts_with_its_own_command_and_is_found_health
     environ = {"KEYNET_TOKEN": "of-the-test", "TRITON_URL": "http://127.0.0.1:9"}
     with buildah.container(server_image) as container:
         assert buildah.run(container, *health).returncode != 0
-        with running(buildah.run_command(container, *command, environ=environ), log, buildah.watch) as process:
+        with buildah.running(container, *command, log=log, environ=environ) as process:
             assert await_answer(port, "/healthz", process, log) == (200, '{"status":"ok"}')
             await_health(buildah, container, health, is_healthy=True)
             assert await_answer(port, "/readyz", process, log)[0] == 503, "there is no model server"
@@ -162,7 +161,7 @@ def test_mlflow_of_the_image_keeps_its_runs_in_postgresql(buildah, mlflow_image,
     health = [each.replace("5000", str(port)) for each in config["Healthcheck"]["Test"][1:]]
     environ = {"MLFLOW_BACKEND_STORE_URI": postgresql.database(), "MLFLOW_WORKERS": "1"}
     with buildah.container(mlflow_image) as container:
-        with running(buildah.run_command(container, *command, environ=environ), log, buildah.watch) as process:
+        with buildah.running(container, *command, log=log, environ=environ) as process:
             assert await_answer(port, "/health", process, log) == (200, "OK")
             await_health(buildah, container, health, is_healthy=True)
             found = await_answer(port, "/api/2.0/mlflow/experiments/get?experiment_id=0", process, log)

@@ -23,7 +23,7 @@ from deploy.debian import make_system
 def test_inner(tmp_path):
     make_system(tmp_path / "system.tar", None, mirror="http://127.0.0.1:9/debian")
 """
-# In a user namespace of its own a process is nobody, and can read what it could.
+# In a user namespace of its own a process is nobody.
 NOBODY = ("unshare", "--user")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="images are built by root alone, and this is not root")
 
@@ -55,7 +55,8 @@ def skip_without_programs():
 
 def only_with(before):
     """Return the beginning of a command line, or skip where it may not be."""
-    if subprocess.run([*before, "true"], capture_output=True, timeout=60, check=False).returncode:
+    environ = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    if subprocess.run([*before, "true"], env=environ, capture_output=True, timeout=60, check=False).returncode:
         pytest.skip(f"only where a process may run {before[0]}")
     return before
 
@@ -68,12 +69,11 @@ def test_buildah_that_is_not_installed_is_a_failure_in_ci(outcome):
 
 
 @needs_root
-def test_a_mirror_that_does_not_answer_is_a_failure_in_ci(outcome):
+def test_a_mirror_that_does_not_answer_is_named(outcome):
     skip_without_programs()
     said = outcome(inner=NO_MIRROR)
-    assert "1 failed" in said
-    assert "needs a mirror of Debian that answers: E: " in said
-    assert "with CI=true that is a failure" in said
+    assert "1 skipped" in said
+    assert "mmdebstrap makes no Debian on this machine: E: " in said
 
 
 @needs_root
@@ -84,10 +84,10 @@ def test_a_machine_that_runs_no_container_is_skipped_by_what_it_refused(outcome,
     said = outcome(*only_with(("setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}")))
     assert "1 skipped" in said
     assert "buildah is installed and cannot run a container on this machine: " in said
-    assert "failed: Operation not permitted" in said
 
 
 def test_who_is_not_root_is_told_so(outcome):
+    only_with((*NOBODY, sys.executable, "-c", "import engines, pytest"))
     said = outcome(*only_with(NOBODY))
     assert "1 skipped" in said
     assert "images are built by root alone, and this is not root" in said

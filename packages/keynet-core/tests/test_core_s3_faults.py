@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
@@ -15,10 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
-from botocore.response import StreamingBody
 
 from keynet_core import ObjectCorrupt, ObjectMissing, S3Settings, StoreUnavailable
-from keynet_core._s3_body import pieces_of
 from keynet_core._s3_store import S3Store
 from keynet_core._s3_transfers import Transfers
 
@@ -193,18 +190,6 @@ def test_an_object_of_another_tool_that_drips_is_given_up_too(good, bad, line, c
     line.drip("client", -1)
     with pytest.raises(StoreUnavailable):
         bad.stat("a")
-
-
-class OldStream:
-    """As urllib3 before 2.1 has it: without `read1`."""
-
-    def __init__(self, data):
-        self.read = io.BytesIO(data).read
-
-
-def test_an_older_urllib3_reads_bodies_too():
-    response = {"Body": StreamingBody(OldStream(b"abc"), 3), "ContentLength": 3}
-    assert list(pieces_of(response, "a", timeout_s=1)) == [b"abc"]
 
 
 @SERVERS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -116,6 +117,16 @@ def test_a_damaged_manifest_is_a_corrupt_package_and_repaired_by_the_next_upload
     fetch(store, package, tmp_path / "fetched").verify()
 
 
+def settled(store, key):
+    """Return how many objects there are when no more appear: a server finishes what a killed client had sent."""
+    seen, deadline = -1, time.monotonic() + 60
+    while (there := len(list(store.list(key)))) != seen:
+        assert time.monotonic() < deadline
+        seen = there
+        time.sleep(0.5)
+    return there
+
+
 KILLED = """
 import os, signal, sys, threading
 from pathlib import Path
@@ -143,7 +154,7 @@ def test_a_killed_upload_shows_no_half_and_is_completed_without_sending_anything
         assert store.stat(f"{key}/manifest.json") is None
         with pytest.raises(ObjectMissing):
             fetch(store, package, tmp_path / "early")
-        before, there = there, len(list(store.list(key)))
+        before, there = there, settled(store, key)
         assert there >= before
     assert there > 10
     is_model_there = store.stat(f"{key}/model.onnx") is not None

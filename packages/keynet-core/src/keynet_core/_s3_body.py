@@ -59,12 +59,10 @@ def _waiting_for(count: int, descriptor: int) -> Iterator[None]:
 
 
 def _as_they_come(stream: Any, key: str, timeout_s: float) -> Iterator[bytes]:
-    # urllib3 before 2.1 returns when all have come that were asked for, and leaves their time unbounded.
-    read = getattr(stream, "read1", stream.read)
     came, waited_s = 0, 0.0
     while True:
         begun_s = time.monotonic()
-        piece: bytes = read(_REST_BYTES)
+        piece: bytes = stream.read1(_REST_BYTES)
         waited_s += time.monotonic() - begun_s
         if not piece:
             return

@@ -128,7 +128,7 @@ def of_answer(response: Mapping[str, Any], what: str, endpoint_url: str | None) 
         return StoreFull(told, hint="make room, or raise the quota of the bucket")
     if code in FORBIDDEN:
         return StoreForbidden(told, hint=_CLOCK_HINT if code == "RequestTimeTooSkewed" else _KEYS_HINT)
-    if code in PASSING or status >= 500:
+    if code in PASSING or (status >= 500 and status != 501):  # 501: it will never know how
         return StoreUnavailable(told, hint=AGAIN)
     return StoreError(told, hint=_PLACE_HINT if code in ELSEWHERE else f"{aws} s3 ls s3://{bucket}")
 

@@ -142,11 +142,13 @@ def _listed(bucket: Bucket, prefix: str) -> list[Upload]:
 def _with_parts(upload: Upload) -> Upload:
     asked = {"Bucket": upload.bucket.name, "Key": upload.key, "UploadId": upload.id}
     told: list[dict[str, Any]] = []
+    touched = datetime.now(UTC)  # one that we may not look into may be under way
     with _as_nothing(), upload.bucket.translating(upload.key):
         pages = upload.bucket.client.get_paginator("list_parts").paginate(**asked)
         told = [each for page in pages for each in page.get("Parts", ())]
+        touched = max([upload.touched, *(each["LastModified"] for each in told)])
     parts = {each["PartNumber"]: (etag_of(each), each["Size"]) for each in told}
-    return replace(upload, parts=parts, touched=max([upload.touched, *(each["LastModified"] for each in told)]))
+    return replace(upload, parts=parts, touched=touched)
 
 
 @contextmanager
