@@ -184,6 +184,7 @@ NAMED = [
     (404, "NoSuchBucket", StoreError),
     (400, "AuthorizationHeaderMalformed", StoreError),
     (400, "EntityTooSmall", StoreError),
+    (501, "NotImplemented", StoreError),
 ]
 
 

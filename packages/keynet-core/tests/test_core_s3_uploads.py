@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -323,19 +324,36 @@ def test_a_file_that_shrinks_while_it_is_stored_is_not_stored(store, source):
     assert store.stat("a") is None
 
 
+@contextmanager
+def denied(behind, bucket, action, resource=""):
+    deny = {"Effect": "Deny", "Principal": "*", "Action": action, "Resource": f"arn:aws:s3:::{bucket}{resource}"}
+    behind.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]}))
+    try:
+        yield
+    finally:
+        behind.delete_bucket_policy(Bucket=bucket)
+
+
 @pytest.mark.parametrize("engine", ["ceph"])
 def test_keys_that_may_not_list_uploads_may_still_upload(store, behind, source, tmp_path):
-    bucket = place_of(store, "a")["Bucket"]
-    deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:ListBucketMultipartUploads"}
-    policy = {"Version": "2012-10-17", "Statement": [{**deny, "Resource": f"arn:aws:s3:::{bucket}"}]}
-    behind.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
-    try:
+    with denied(behind, place_of(store, "a")["Bucket"], "s3:ListBucketMultipartUploads"):
         with pytest.raises(ClientError, match="AccessDenied"):
             unfinished(store, behind)
         assert store.put_file("a", source) == INFO
-    finally:
-        behind.delete_bucket_policy(Bucket=bucket)
     assert_right(store, tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["ceph"])
+def test_an_upload_whose_parts_may_not_be_listed_is_left_to_whoever_is_at_it(store, behind, source, tmp_path):
+    place = place_of(store, "a")
+    begun = begin_elsewhere(behind, place, WRONG["other bytes"])
+    time.sleep(6)
+    with denied(behind, place["Bucket"], "s3:ListMultipartUploadParts", "/*"):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            behind.list_parts(**place, UploadId=begun)
+        assert cut(store.url, abandoned_s=5).put_file("a", source) == INFO
+    assert_right(store, tmp_path)
+    assert left_over(store, behind) == [("a", begun)]
 
 
 def test_a_server_killed_in_the_middle_is_unavailable_and_what_it_had_is_not_sent_again(
