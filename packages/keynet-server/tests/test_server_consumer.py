@@ -175,10 +175,11 @@ def test_an_error_nobody_foresaw_is_tried_again_and_then_laid_aside_with_its_wor
     publisher.publish(first)
     publisher.publish(second)
     eventually(lambda: deployer.journal.knows(second.id), PATIENT_S)
+    eventually(lambda: queues_of(broker).letters, PATIENT_S)
     (letter,) = queues_of(broker).letters
     assert (letter.id, letter.code, len(asked)) == (first.id, "server.internal", 3)
     assert "ZeroDivisionError" in letter.reason
-    assert consumer.status.trouble is None
+    eventually(lambda: consumer.status.trouble is None, PATIENT_S)
 
 
 def test_events_keep_their_order(consume, publisher, eventually):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from consuming import PATIENT_S
 from keynet_core import Outbox
 from keynet_server._worker import Worker
+
+SENTINEL = "behind-it"
+"""The type of an event that says: what was sent before it was taken."""
 
 
 @pytest.fixture
@@ -31,13 +35,21 @@ def through_outbox(worker, home):
 @pytest.fixture
 def through_broker(worker, consume, publisher, deployer, eventually):
     """Send an event through RabbitMQ, wait until it was taken, and have it acted on."""
-    consumer = consume(deployer.receive)
-    sent = set()
+    taken = []
+
+    def receive(event):
+        fresh = event.type != SENTINEL and deployer.receive(event)
+        taken.append(event.id)
+        return fresh
+
+    consume(receive)
 
     def hand_over(event):
         publisher.publish(event)
-        sent.add(event.id)
-        eventually(lambda: consumer.status.taken == len(sent), PATIENT_S)
+        behind = replace(event, id=str(uuid.uuid4()), type=SENTINEL)
+        publisher.publish(behind)
+        eventually(lambda: behind.id in taken, PATIENT_S)
+        assert event.id in taken
         while worker.run_once():
             pass
 

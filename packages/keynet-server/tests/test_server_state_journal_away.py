@@ -110,10 +110,14 @@ def test_a_server_that_starts_then_does_not_take_the_model_away(killed, server, 
     assert engine.factor() == 2.0
 
 
-def test_when_the_deployment_fails_after_all_the_model_is_taken_out(killed, server, engine, repository, publishing):
+@pytest.mark.parametrize("starts", [1, 3])
+def test_when_the_deployment_fails_after_all_the_model_is_taken_out(
+    killed, server, engine, repository, publishing, starts
+):
     _, event = killed("probed")
-    theirs = server()
-    theirs._stale = set(theirs._deployer.repair_links())
+    for _ in range(starts):  # each takes the link away, and ends before it can do more
+        theirs = server()
+        theirs._stale = set(theirs._deployer.repair_links())
     remove_tree(repository.deployments)
     remove_tree(publishing.store.root)
     theirs.run_once()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+    from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 
     from keynet_core import Event
     from keynet_server._broker import Broker
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("keynet.server")
 
 PREFETCH = 16
-"""Messages in memory at a time; each may be as large as the broker lets it be."""
+"""Messages in memory at a time, beside dead letters that wait; each may be as large as the broker lets it be."""
 
 MAX_UNFORESEEN = 3
 """How often a message may end in an error nobody foresaw, before it is given up."""
@@ -187,11 +187,23 @@ class Consumer:
                     raise BrokerUnavailable(
                         f"RabbitMQ at {self._broker.address} delivers no more", hint="keynet doctor"
                     )
+                if graveyard.fills(tag, prefetch):
+                    tag = await self._consume_again(queue, tag)
                 if self._settled >= PREFETCH:
                     self._is_careful = False
                     if prefetch < PREFETCH:
                         break
         self._note(is_listening=False)
+
+    async def _consume_again(self, queue: AbstractQueue, tag: str) -> str:
+        """
+        Have what comes behind dead letters that wait delivered: a new consumer is given its prefetch beside them.
+
+        The old one ends first: of two, RabbitMQ would mix the order of the events.
+        """
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            await queue.cancel(tag)
+            return await queue.consume(self._arrived.put)
 
     def _graveyard(self) -> AbstractAsyncContextManager[Graveyard]:
         graveyard = Graveyard(

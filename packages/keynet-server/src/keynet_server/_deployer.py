@@ -156,8 +156,9 @@ class Deployer:
 
         Raises:
             ClaimMissing: Another server may be acting on the model by now; it finishes the event.
-            DeploymentPostponed: Store, engine, disk or journal do not answer now; who asks the model notices nothing.
-            JournalUnavailable: The outcome could not be written down.
+            DeploymentPostponed: Store, engine or disk do not answer now, or the journal did not and answers again by
+                then; who asks the model notices nothing.
+            JournalUnavailable: The journal does not answer: neither outcome nor delay could be written down.
 
         """
         try:

@@ -3,22 +3,26 @@ Graveyard: dead letters published on a connection of their own, each acknowledge
 
 While its disk or its memory runs out, RabbitMQ reads nothing more from a connection that has published: on the
 connection that events come from, no acknowledgement behind a dead letter would arrive. Here only the dead wait, each
-with its reason, for as long as that lasts; what can be taken is taken meanwhile.
+with its reason, for as long as that lasts; what can be taken is taken meanwhile, past `MAX_HELD` of them.
+
+A refusal ends the burying, and with it the session: the message is delivered again, and RabbitMQ itself lays aside what
+was delivered too often, which no permission of this server's stands in the way of.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from keynet_server._broker import ANSWER_TIMEOUT_S, translating
 from keynet_server._dead_letters import bury
-from keynet_server._errors import BrokerUnavailable
+from keynet_server._errors import BrokerRefused, BrokerUnavailable
 from keynet_server._topology import Topology, declare
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from aio_pika import Message
     from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
@@ -26,6 +30,15 @@ if TYPE_CHECKING:
     from keynet_server._broker import Broker
     from keynet_server._consumer import Pauses
     from keynet_server._verdict import Dead
+
+CONFIRM_TIMEOUT_S = 15.0
+"""How long a confirmation may take while the broker does not say that it takes nothing."""
+
+MAX_HELD = 256
+"""How many dead letters may wait: while there are fewer, what comes behind them is taken."""
+
+_MAX_TURNED_DOWN = 5
+"""How often in a row the broker may answer that a letter went nowhere, before that is its last word."""
 
 _GRACE_S = 0.5
 """What is being buried when the consumer ends may take so long; else it is delivered, and buried, again."""
@@ -58,11 +71,19 @@ class Graveyard:
         self._on_trouble = on_trouble
         self._waiting: asyncio.Queue[tuple[AbstractIncomingMessage, Dead]] = asyncio.Queue()
         self._grave: tuple[AbstractIncomingMessage, Dead] | None = None
+        self._held: deque[AbstractIncomingMessage] = deque()
+        self._turned_down = 0
         self._task: asyncio.Task[None] | None = None
 
     def take(self, message: AbstractIncomingMessage, verdict: Dead) -> None:
         """Have a message buried, and acknowledged then."""
+        self._held.append(message)
         self._waiting.put_nowait((message, verdict))
+
+    def fills(self, tag: str, prefetch: int) -> bool:
+        """Return whether all that a consumer is given at a time waits here, and there is room for as much again."""
+        of_consumer = sum(each.consumer_tag == tag for each in self._held)
+        return of_consumer >= prefetch and len(self._held) + prefetch <= MAX_HELD
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Self]:
@@ -80,7 +101,7 @@ class Graveyard:
             self._on_trouble(None)
 
     def require(self) -> None:
-        """Raise what nobody foresaw and what ended the burying."""
+        """Raise what ended the burying: a refusal, or what nobody foresaw."""
         if self._task is not None and self._task.done():
             self._task.result()
 
@@ -91,6 +112,8 @@ class Graveyard:
                 self._grave = await self._waiting.get()
             try:
                 await self._bury_all()
+            except BrokerRefused:
+                raise  # each retry would end alike, and the message never leave its queue
             except BrokerUnavailable as error:
                 attempts += 1
                 self._on_trouble(error.message)
@@ -110,6 +133,7 @@ class Graveyard:
                 self._grave = None if self._waiting.empty() else self._waiting.get_nowait()
                 with suppress(BrokerUnavailable), translating(self._broker):  # else it comes, and is buried, again
                     await message.ack()
+                self._held.popleft()
                 self._on_buried(verdict)
                 self._waiting.task_done()
 
@@ -118,20 +142,36 @@ class Graveyard:
         clock = asyncio.get_running_loop().time
         publishing = asyncio.ensure_future(dead.publish(letter, routing_key=self._names.queue, mandatory=True))
         try:
-            deadline = clock() + ANSWER_TIMEOUT_S
+            deadline = clock() + CONFIRM_TIMEOUT_S
             while not (await asyncio.wait({publishing}, timeout=self._pauses.look_s))[0]:
                 if await _is_blocked(channel):
                     # Not begun anew: the broker has read the first one, and lays it down once it goes on.
-                    deadline = clock() + ANSWER_TIMEOUT_S
+                    deadline = clock() + CONFIRM_TIMEOUT_S
                     self._on_trouble(
                         f"RabbitMQ at {self._broker.address} takes nothing from publishers now: "
                         "its disk or its memory runs out"
                     )
                 elif clock() > deadline:
                     raise TimeoutError
-            await publishing
+            await self._confirmed(publishing)
         finally:
             publishing.cancel()
+
+    async def _confirmed(self, publishing: Awaitable[object]) -> None:
+        from aiormq.exceptions import DeliveryError
+
+        try:
+            await publishing
+        except DeliveryError as error:
+            self._turned_down += 1
+            if self._turned_down < _MAX_TURNED_DOWN:
+                raise
+            where, queue = f"RabbitMQ at {self._broker.address}", self._names.dead_queue
+            raise BrokerRefused(
+                f"{where} takes no dead letter into {queue}, asked {self._turned_down} times",
+                hint="rabbitmqctl list_policies",
+            ) from error
+        self._turned_down = 0
 
 
 async def _is_blocked(channel: AbstractChannel) -> bool:

@@ -47,14 +47,16 @@ class Upkeep:
 
     def repair_all(self) -> list[ModelName]:
         """
-        Have engines find what the journal calls live, and return the models of which they did not.
+        Have engines find what the journal calls live, and return the models of which they may serve something else.
 
-        Before the engine starts: what a crash left linked was never probed. A model the journal never heard of is left
-        alone, unless its link stops engines that load all they find.
+        Before the engine starts: what a crash left linked was never probed. A first deployment under way may be loaded
+        without a link: a server that started since the crash took that away, and may have ended before it said more.
+        A model the journal never heard of is left alone, unless its link stops engines that load all they find.
         """
         self._repository.prepare()
         models = self._journal.models()
-        names = {state.name for state in models if state.live} | set(self._repository.links())
+        names = {state.name for state in models if state.live or self._is_under_way(state.name)}
+        names |= set(self._repository.links())
         if strangers := names - {state.name for state in models}:
             # Another journal's, or an operator's: nothing this journal does was ever linked without a line in it.
             names -= strangers - set(self._repository.broken())

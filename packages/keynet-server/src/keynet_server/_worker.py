@@ -244,7 +244,9 @@ class Worker:
         still_stale: set[ModelName] = set()
         for name, reason in self._deployer.reload(self._stale):
             if isinstance(reason, ClaimMissing | DeploymentPostponed):
-                still_stale.add(name)  # whoever acts on it may have read the link before it was put right
+                # Whoever acts on it may have read the link before it was put right; `DeploymentPostponed` stands for a
+                # first deployment that is under way and may be loaded: until it has an outcome, nothing is decided.
+                still_stale.add(name)
             else:
                 self._complain(name, reason)
         self._stale = still_stale
