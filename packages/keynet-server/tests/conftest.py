@@ -38,6 +38,7 @@ from keynet_server._materialize import DirectoryRepository
 from keynet_server._object_repository import ObjectRepository
 from keynet_server._repository import Built
 from keynet_server._sources import to_placement
+from several_servers import new_server  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -366,3 +367,15 @@ def eventually_fixture():
 @pytest.fixture(scope="session")
 def publishing_class():
     return Publishing
+
+
+@pytest.fixture
+def publish(publishing, deployer):
+    """Publish a package, receive its event and act on it; return the outcome."""
+
+    def publish(factor=2.0, **options):
+        event = publishing.publish("times", factor, **options).to_event()
+        assert deployer.receive(event)
+        return deployer.deploy(deployer.journal.event(event.id))
+
+    return publish

@@ -8,18 +8,6 @@ from keynet_core import remove_tree
 from keynet_server._errors import DeploymentConflict, DeploymentPostponed, DeploymentUnknown
 
 
-@pytest.fixture
-def publish(publishing, deployer):
-    """Publish a package, receive its event and act on it; return the outcome."""
-
-    def publish(factor=2.0, **options):
-        event = publishing.publish("times", factor, **options).to_event()
-        assert deployer.receive(event)
-        return deployer.deploy(deployer.journal.event(event.id))
-
-    return publish
-
-
 def states(journal, model="times"):
     return [(each.number, each.state) for each in reversed(journal.history(model))]
 

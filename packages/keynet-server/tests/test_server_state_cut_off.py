@@ -6,16 +6,10 @@ import threading
 
 import pytest
 
-from keynet_core import Outbox
 from keynet_server import _rollout
-from keynet_server._claims import open_claims
-from keynet_server._database import migrate, open_database
-from keynet_server._deployer import Deployer
 from keynet_server._errors import ClaimMissing
-from keynet_server._journal import Journal
 from keynet_server._requests import to_request
 from keynet_server._sources import to_placement
-from keynet_server._worker import Worker
 
 WAIT_S = 60.0
 
@@ -41,37 +35,13 @@ def pause():
 
 
 @pytest.fixture
-def server(postgresql, publishing, repository, engine, home, tmp_path):
-    """Make servers that share everything but their connections."""
-    url, opened = postgresql.database(), []
-
-    def server(on_step=lambda _step: None):
-        database = open_database(url)
-        opened.append(database)
-        migrate(database, tmp_path / "migrate.lock")
-        deployer = Deployer(
-            journal=Journal(database),
-            store=publishing.store,
-            repository=repository,
-            engine=engine,
-            claims=open_claims(database),
-            on_step=on_step,
-        )
-        return Worker(deployer, Outbox(home / "outbox"), publishing.store)
-
-    yield server
-    for database in opened:
-        database.dispose()
+def ours(new_server, pause):
+    return new_server(pause)
 
 
 @pytest.fixture
-def ours(server, pause):
-    return server(pause)
-
-
-@pytest.fixture
-def theirs(server):
-    return server()
+def theirs(new_server):
+    return new_server()
 
 
 @pytest.fixture
@@ -178,12 +148,12 @@ def test_a_server_that_was_cut_off_changes_nothing_that_another_did_meanwhile(
     assert journal.event(last).outcome == "deployed", "it acts again, on a connection that is new"
 
 
-def test_a_server_that_was_cut_off_does_not_disturb_who_builds_the_same(paused, pause, ours, server):
+def test_a_server_that_was_cut_off_does_not_disturb_who_builds_the_same(paused, pause, ours, new_server):
     event, thread = paused("fetched")
     cut_off(ours)
     meanwhile = Paused()
     meanwhile.step = "fetched"
-    third = server(meanwhile)
+    third = new_server(meanwhile)
     building = threading.Thread(target=third.run_once)
     building.start()
     assert meanwhile.reached.wait(WAIT_S)

@@ -5,44 +5,15 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from keynet_core import Outbox, remove_tree
+from keynet_core import remove_tree
 from keynet_server import _postgresql
-from keynet_server._claims import open_claims
-from keynet_server._database import migrate, open_database
-from keynet_server._deployer import Deployer
 from keynet_server._errors import DeploymentPostponed, JournalUnavailable
-from keynet_server._journal import Journal
-from keynet_server._worker import Worker
 
 PATIENT_S = 60.0
 TWO_VERSIONS = b"""name: "times" backend: "onnxruntime" max_batch_size: 8
 input { name: "input_0" data_type: TYPE_FP32 dims: [3] } output { name: "output_0" data_type: TYPE_FP32 dims: [3] }
 version_policy { latest { num_versions: 2 } }
 """
-
-
-@pytest.fixture
-def server(postgresql, publishing, repository, engine, home, tmp_path):
-    """Make servers that share everything but their connections."""
-    url, opened = postgresql.database(), []
-
-    def server(on_step=lambda _step: None):
-        database = open_database(url)
-        opened.append(database)
-        migrate(database, tmp_path / "migrate.lock")
-        deployer = Deployer(
-            journal=Journal(database),
-            store=publishing.store,
-            repository=repository,
-            engine=engine,
-            claims=open_claims(database),
-            on_step=on_step,
-        )
-        return Worker(deployer, Outbox(home / "outbox"), publishing.store)
-
-    yield server
-    for database in opened:
-        database.dispose()
 
 
 def receive(worker, publishing, factor, **options):
@@ -56,7 +27,7 @@ def states(worker):
 
 
 @pytest.fixture
-def killed(server, publishing, postgresql):
+def killed(new_server, publishing, postgresql):
     """Kill the database at a step of the first deployment of a model, and have it back; return server and event."""
 
     def killed(step, **options):
@@ -67,7 +38,7 @@ def killed(server, publishing, postgresql):
                 dies.remove(reached)
                 postgresql.kill()
 
-        ours = server(on_step)
+        ours = new_server(on_step)
         event = receive(ours, publishing, 2.0, **options)
         try:
             ours.run_once()
@@ -93,9 +64,9 @@ def test_a_model_that_was_loaded_when_the_database_was_killed_stays_and_is_writt
     assert ("unload", "times") not in engine.calls
 
 
-def test_a_server_that_starts_then_does_not_take_the_model_away(killed, server, engine, repository):
+def test_a_server_that_starts_then_does_not_take_the_model_away(killed, new_server, engine, repository):
     _, event = killed("probed")
-    theirs = server()
+    theirs = new_server()
     theirs._stale = set(theirs._deployer.repair_links())
     assert theirs._stale == {"times"}
     assert repository.linked("times") is None, "an engine that starts now finds nothing that was not written down"
@@ -112,11 +83,11 @@ def test_a_server_that_starts_then_does_not_take_the_model_away(killed, server, 
 
 @pytest.mark.parametrize("starts", [1, 3])
 def test_when_the_deployment_fails_after_all_the_model_is_taken_out(
-    killed, server, engine, repository, publishing, starts
+    killed, new_server, engine, repository, publishing, starts
 ):
     _, event = killed("probed")
     for _ in range(starts):  # each takes the link away, and ends before it can do more
-        theirs = server()
+        theirs = new_server()
         theirs._stale = set(theirs._deployer.repair_links())
     remove_tree(repository.deployments)
     remove_tree(publishing.store.root)
@@ -127,9 +98,9 @@ def test_when_the_deployment_fails_after_all_the_model_is_taken_out(
     assert engine.loaded == {}
 
 
-def test_a_model_that_answers_wrongly_is_taken_out_once_it_is_tried(killed, server, engine, repository):
+def test_a_model_that_answers_wrongly_is_taken_out_once_it_is_tried(killed, new_server, engine, repository):
     _, event = killed("loaded", answers=9.0)
-    theirs = server()
+    theirs = new_server()
     theirs._stale = set(theirs._deployer.repair_links())
     theirs.run_once()
     assert theirs._deployer.journal.event(event).outcome == "failed"
@@ -137,7 +108,7 @@ def test_a_model_that_answers_wrongly_is_taken_out_once_it_is_tried(killed, serv
 
 
 @pytest.fixture
-def interrupted(server, publishing, monkeypatch):
+def interrupted(new_server, publishing, monkeypatch):
     """
     Have a server whose journal does not answer once, after it has fetched a package; return it and how to begin that.
 
@@ -145,7 +116,9 @@ def interrupted(server, publishing, monkeypatch):
     """
     monkeypatch.setitem(_postgresql._SESSION, "lock_timeout", "500ms")
     locks = []
-    ours = server(lambda step: locks and step == "fetched" and locks.pop().exec_driver_sql("LOCK TABLE deployments"))
+    ours = new_server(
+        lambda step: locks and step == "fetched" and locks.pop().exec_driver_sql("LOCK TABLE deployments")
+    )
     database = ours._deployer.journal._engine
     for factor in (1.0, 2.0):
         receive(ours, publishing, factor, version=str(int(factor)), files={"config.pbtxt": TWO_VERSIONS})

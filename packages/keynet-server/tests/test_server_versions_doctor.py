@@ -43,20 +43,38 @@ def deployer(serving, journal, publishing, engine):
 
 
 @pytest.fixture
-def publish(publishing, deployer, journal):
+def worker(deployer, publishing, home):
+    return Worker(deployer, Outbox(home / "outbox"), publishing.store)
+
+
+@pytest.fixture
+def act(worker, journal, eventually):
+    """Have the running server, and nobody beside it, act on an event that is in the journal."""
+
+    def act(event_id):
+        worker.wake()
+        eventually(lambda: journal.event(event_id).outcome, 60)
+        assert journal.event(event_id).outcome == "deployed", journal.history("doctored")
+
+    return act
+
+
+@pytest.fixture
+def publish(publishing, deployer, act):
     def publish(factor):
-        event = publishing.publish("doctored", factor, version=str(int(factor)), files={"config.pbtxt": CONFIG})
-        deployer.receive(event.to_event())
-        assert deployer.deploy(journal.event(event.to_event().id)) == "deployed"
+        package = publishing.publish("doctored", factor, version=str(int(factor)), files={"config.pbtxt": CONFIG})
+        event = package.to_event()
+        deployer.receive(event)
+        act(event.id)
 
     return publish
 
 
 @pytest.fixture
-def running(deployer, publishing, home, serving):
+def running(deployer, worker, serving):
     services = Services(
         deployer=deployer,
-        worker=Worker(deployer, Outbox(home / "outbox"), publishing.store),
+        worker=worker,
         token=Secret("t"),
         links=Links(tracking=None, serving=None),
     )
@@ -75,12 +93,14 @@ def settings(home):
     return read_settings(ServerSettings, {"KEYNET_HOME": str(home)})
 
 
-def test_a_version_that_stays_beside_the_live_one_is_no_stray(publish, running, settings, serving, deployer, engine):
+def test_a_version_that_stays_beside_the_live_one_is_no_stray(
+    publish, act, running, settings, serving, deployer, engine
+):
     publish(1.0)
     publish(2.0)
     assert [each.level for each in check_served(settings, running)] == ["ok"]
     stray = deployer.request_rollback("doctored", to=1, who="ada", why=None)
-    assert deployer.deploy(deployer.journal.event(stray.id)) == "deployed"
+    act(stray.id)
     (serving.root / "models" / "doctored").unlink()
     (serving.root / "models" / "doctored").symlink_to("../deployments/doctored/2")
     engine.load("doctored")

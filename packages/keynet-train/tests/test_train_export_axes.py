@@ -6,24 +6,9 @@ import torch
 from torch import nn
 
 from keynet_train._runtime import run_onnx
+from torch_modules import codes, exporters, module
 
 R = torch.randn
-
-
-def codes(exported):
-    return [each.code for each in exported.degradations]
-
-
-def exporters(exported):
-    return [each.exporter for each in exported.attempts]
-
-
-def module(forward, **members):
-    """Return a module with this forward and these members."""
-    made = type("Net", (nn.Module,), {"forward": forward})()
-    for name, member in members.items():
-        setattr(made, name, member)
-    return made
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,9 @@ from keynet_train._export import export_verified
 from keynet_train._exporters import MAX_INLINE_BYTES, GraphExporter, TracingExporter, exporters_for
 from keynet_train._graph import validate
 from keynet_train._sample import Sample
+from torch_modules import exporters, module
 
 R = torch.randn
-
-
-def exporters(exported):
-    return [each.exporter for each in exported.attempts]
 
 
 def tracing(plan):
@@ -30,14 +27,6 @@ def tracing(plan):
 
 def capturing(plan):
     return (GraphExporter(),)
-
-
-def module(forward, **members):
-    """Return a module with this forward and these members."""
-    made = type("Net", (nn.Module,), {"forward": forward})()
-    for name, member in members.items():
-        setattr(made, name, member)
-    return made
 
 
 @pytest.fixture(autouse=True)

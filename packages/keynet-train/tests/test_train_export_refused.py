@@ -12,20 +12,13 @@ from keynet_train._errors import ExportFailed, ModelRefused, ParityFailed
 from keynet_train._export import export_verified
 from keynet_train._exporters import TracingExporter
 from keynet_train._sample import Sample
+from torch_modules import module
 
 R = torch.randn
 
 
 def tracing(plan):
     return (TracingExporter(),)
-
-
-def module(forward, **members):
-    """Return a module with this forward and these members."""
-    made = type("Net", (nn.Module,), {"forward": forward})()
-    for name, member in members.items():
-        setattr(made, name, member)
-    return made
 
 
 @pytest.fixture(autouse=True)

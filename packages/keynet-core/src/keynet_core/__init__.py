@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     )
     from keynet_core._events import CONTENT_TYPE, MAX_EVENT_BYTES, Event, ModelPublished, to_digest
     from keynet_core._local_store import LocalStore
-    from keynet_core._locks import create_once, locked
+    from keynet_core._locks import create_once, is_held, locked
     from keynet_core._names import ModelName, to_model_name, to_tensor_name
     from keynet_core._objects import ObjectInfo, ObjectStore, open_store, to_key
     from keynet_core._outbox import Entry, FlushReport, Outbox
@@ -133,6 +133,7 @@ __all__ = [
     "download_package",
     "format_shape",
     "from_wire",
+    "is_held",
     "locked",
     "make_directory",
     "make_private_directory",
@@ -212,7 +213,7 @@ _HOMES = {
         "to_digest",
     ),
     "_local_store": ("LocalStore",),
-    "_locks": ("create_once", "locked"),
+    "_locks": ("create_once", "is_held", "locked"),
     "_names": (
         "ModelName",
         "to_model_name",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from keynet_core._durable import make_private_directory, write_durably
+from keynet_core._locks import is_held
 from keynet_core._secrets import Secret
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def write_endpoints(home: Path, endpoints: Endpoints, token: Secret) -> None:
 
 def read_endpoints(home: Path) -> Endpoints | None:
     """Return what runs on `home` now, or None; a file that a killed `keynet up` left behind is not believed."""
-    if not _is_held(up_lock(home)):
+    if not is_held(up_lock(home)):
         return None
     try:
         told = json.loads((home / "run" / "endpoints.json").read_bytes())
@@ -87,20 +86,3 @@ def _read_token(home: Path) -> Secret | None:
     except FileNotFoundError:
         return None
     return Secret(text) if text else None
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        # Not left to close alone: a child forked in this moment would go on to hold it.
-        fcntl.flock(handle, fcntl.LOCK_UN)
-        return False
-    finally:
-        os.close(handle)

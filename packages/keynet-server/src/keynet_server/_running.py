@@ -7,16 +7,14 @@ believed while the server holds the home, and on the host that wrote it: a volum
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from keynet_core import make_private_directory, read_endpoints, up_lock, write_durably
+from keynet_core import is_held, make_private_directory, read_endpoints, up_lock, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +54,12 @@ def find_running(settings: ServerSettings) -> Running:
     up = read_endpoints(home)
     if up is not None:
         return Running(start=UP, up=up, server=up.server, serving=up.serving, is_held=True)
-    if _is_held(up_lock(home)):  # it is starting, or what it started is ending
+    if is_held(up_lock(home)):  # it is starting, or what it started is ending
         return Running(start=UP, is_held=True)
-    is_held = _is_held(server_lock(home))
+    has_server = is_held(server_lock(home))
     server = settings.url or read_address(home)
-    is_alone = is_held or is_set_up_alone(settings)
-    return Running(start=ALONE if is_alone else UP, server=server, serving=settings.triton_url, is_held=is_held)
+    is_alone = has_server or is_set_up_alone(settings)
+    return Running(start=ALONE if is_alone else UP, server=server, serving=settings.triton_url, is_held=has_server)
 
 
 def is_set_up_alone(settings: ServerSettings) -> bool:
@@ -107,24 +105,8 @@ def read_address(home: Path) -> str | None:
     if not isinstance(told, dict) or told.get("host") != socket.gethostname():
         return None
     url = told.get("url")
-    return url if isinstance(url, str) and _is_held(server_lock(home)) else None
+    return url if isinstance(url, str) and is_held(server_lock(home)) else None
 
 
 def _address_file(home: Path) -> Path:
     return home / "run" / "server.json"
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look do not see each other
-    except BlockingIOError:
-        return True
-    else:
-        fcntl.flock(handle, fcntl.LOCK_UN)
-        return False
-    finally:
-        os.close(handle)
